@@ -1,0 +1,67 @@
+# Two commands matter: `make train` and `make test`. Both set up what they need in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BENCH := .venv-bench
+PART ?=
+
+.PHONY: help train check test proof record bench bench-gpu clean
+
+help:
+	@echo "make train             environment, data, a small language model, and its report (about ten minutes)"
+	@echo "make test              the tests"
+	@echo "make check             style, types, import layers"
+	@echo "make proof PART=...    the longer claims of a package, against the bars in proofs.toml"
+	@echo "make record PART=...   evidence that takes longer still, resumable, as dated rows in docs/records"
+	@echo "make bench             speed and quality against peers, one JSON line per figure"
+	@echo "make bench-gpu         tokens/s, MFU and memory on this machine's GPU"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "groundup needs Python 3.11 or newer; give one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@
+
+$(BENCH)/.done: requirements-bench.txt requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-bench.txt
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps litdata tifffile obstore
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check boto3 requests
+	@touch $@
+
+train: $(VENV)/.run
+	$(BIN)/python prepare.py
+	$(BIN)/python train.py
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --durations=15
+
+proof: $(VENV)/.dev
+	$(BIN)/python tests/proofs/run.py $(PART)
+
+record: $(VENV)/.dev
+	$(BIN)/python tests/proofs/record.py $(PART)
+
+bench: $(BENCH)/.done
+	$(BENCH)/bin/python benchmarks/input.py
+	$(BENCH)/bin/python benchmarks/train_step.py
+	$(BENCH)/bin/python benchmarks/quality.py
+
+bench-gpu:
+	$(PYTHON) benchmarks/gpu.py
+
+clean:
+	rm -rf $(VENV) $(BENCH)

@@ -1,0 +1,94 @@
+"""The curves of a run as one picture, drawn from its metrics file; it needs that file and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from groundup.callback import config
+from groundup.callback.history import METRICS, Series, read
+from groundup.callback.throughput import paused
+from groundup.callback.watched import Watched, watched
+from groundup.core.report import Line, Panel, curve_png
+
+PICTURE = "curves.png"
+HELD_OUT = "held_out/"
+"""Held-out bits per byte are logged under this and the name of their source."""
+
+
+class Curves(Callback):
+    """Draws curves.png in the run folder, every so many steps and at the end."""
+
+    def __init__(self, options: config.Curves) -> None:
+        self.every = options.every
+        self._done: int | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what an earlier segment drew."""
+        self._done = None
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw, if it is time to."""
+        if self.every is not None and watched(pl_module).progress.steps % self.every == 0:
+            self._draw(trainer, watched(pl_module))
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the whole run."""
+        self._draw(trainer, watched(pl_module))
+
+    def _draw(self, trainer: Trainer, module: Watched) -> None:
+        if trainer.is_global_zero and self._done != module.progress.steps:
+            self._done = module.progress.steps
+            with paused(trainer):
+                draw(module.folder)
+
+
+def draw(folder: Path) -> Path | None:
+    """Draw loss, held-out bits per byte, gradient norm and rate from metrics.csv; what was not logged is left out.
+
+    Returns:
+        The picture, or None if nothing was logged yet.
+
+    Raises:
+        DataError: the metrics file is damaged.
+        StorageError: the picture cannot be written.
+    """
+    panels = panels_of(read(folder / METRICS))
+    if not panels:
+        return None
+    curve_png(folder / PICTURE, panels, x_label="step")
+    return folder / PICTURE
+
+
+def panels_of(metrics: Mapping[str, Series]) -> list[Panel]:
+    """The panels that these metrics fill."""
+    held_out = [
+        _line(name.removeprefix(HELD_OUT), series) for name, series in metrics.items() if name.startswith(HELD_OUT)
+    ]
+    held_out.sort(key=lambda line: line.name != "all")
+    panels = []
+    if "train/loss" in metrics:
+        panels.append(
+            Panel("training loss (nats per token)", [_line("loss", metrics["train/loss"])], smooth=True, trim=True)
+        )
+    if held_out:
+        panels.append(Panel("held-out bits per byte", held_out))
+    if "train/gradient_norm" in metrics:
+        line = _line("gradient norm", metrics["train/gradient_norm"])
+        panels.append(Panel("gradient norm", [line], smooth=True, logarithmic=True))
+    if "train/rate" in metrics:
+        panels.append(Panel("learning rate", [_line("rate", metrics["train/rate"])]))
+    return panels
+
+
+def _line(name: str, series: Series) -> Line:
+    return Line(name, series.steps, series.values)

@@ -1,0 +1,145 @@
+"""What all verbs share: plugins, help, composition, and errors as one line with exit code 2."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from groundup.core.config.compose import instantiate, store
+from groundup.core.config.explain import explain
+from groundup.core.config.schema import groups
+from groundup.core.errors import ConfigError, UserError, nearest
+from groundup.core.files import storage_error
+
+
+def verb(root: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Turn `main(config)` into a command-line program composed by Hydra from the script's `conf/` folder.
+
+    The script's own folder leaves `sys.path` first: our `evaluate.py` would otherwise shadow the package
+    of that name that lm-eval imports. Modules named by `plugins=[...]` are imported before composition, so
+    that the components they register are options like any other.
+    """
+
+    def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
+        script = Path(main.__code__.co_filename).resolve()
+        name = str(root.__dataclass_fields__["kind"].default)  # type: ignore[attr-defined]  # schema() made it
+
+        @functools.wraps(main)
+        def program() -> None:
+            forget_script_folder(script.parent)
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on; they are told in one line below
+            try:
+                import_plugins(sys.argv[1:])
+                store()
+                if help_wanted(sys.argv[1:]):
+                    print(explain(name, root, script.parent / "conf", sys.argv[1:]))
+                    return
+                hydra.main(version_base="1.3", config_path=str(script.parent / "conf"), config_name=name)(task)()
+            except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+                told = as_user_error(error)
+                if told is None:
+                    raise
+                print(f"error: {told}", file=sys.stderr)
+                sys.exit(2)
+
+        def task(tree: DictConfig) -> None:
+            main(instantiate(tree))
+
+        return program
+
+    return decorate
+
+
+def forget_script_folder(folder: Path) -> None:
+    """Remove a folder (and the empty entry that may stand for it) from the import path."""
+    sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != folder]
+
+
+def help_wanted(arguments: list[str]) -> bool:
+    """Whether the command line asks for our help page."""
+    return "--help" in arguments or "-h" in arguments
+
+
+def import_plugins(arguments: list[str]) -> None:
+    """Import each module that a `plugins=a` or `plugins=[a,b]` override names.
+
+    Raises:
+        ConfigError: a module that cannot be imported, with the reason.
+    """
+    for argument in arguments:
+        if not argument.lstrip("+").startswith("plugins="):
+            continue
+        for module in re.findall(r"[\w.]+", argument.split("=", 1)[1]):
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise ConfigError(f"plugins={module}", f"cannot be imported ({error})", "install it") from None
+
+
+def as_user_error(error: Exception) -> UserError | None:
+    """Restate an error of Hydra, OmegaConf or the file system as one line; None if it is a bug of ours."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        return storage_error(Path(error.filename), error) if isinstance(error.filename, str) else None
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        where = f"{group}={option}" if group else f"--config-name {option}"
+        return ConfigError(where, "no such option", nearest(option, error.options or ()))
+    if isinstance(error, OverrideParseException):
+        return ConfigError(error.override, "cannot be read as an override", "write key=value, quoted for the shell")
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    if isinstance(cause, OmegaConfBaseException):
+        return _tree_error(cause, str(error))
+    first = str(error).splitlines()[0]
+    missing = re.match(r"You must specify '(.+?)'", first)
+    if missing:
+        return ConfigError(missing[1], "needs a choice", f"give {missing[1]}=<option>; see --help")
+    unknown = re.match(r"Could not override '(.+?)'", first)
+    if unknown:
+        return _unknown_group(unknown[1])
+    return ConfigError("config", first, "see --help")
+
+
+def _unknown_group(where: str) -> ConfigError:
+    name, _, option = where.partition("=")
+    return ConfigError(where, "is not a group or key of this verb", nearest(name.split("@")[0], groups()) + option[:0])
+
+
+def _tree_error(cause: OmegaConfBaseException, outer: str) -> ConfigError:
+    key = str(cause.full_key or cause.key or "config")
+    first = (cause.msg or str(cause)).splitlines()[0]
+    if isinstance(cause, MissingMandatoryValue):
+        return ConfigError(key, "needs a value", f"give {key}=...")
+    if isinstance(cause, ValidationError):
+        given = re.match(r"Error merging override (.+)", outer.splitlines()[0])
+        return ConfigError(given[1] if given else key, first, f"give {key} a value of its type; see --help")
+    if isinstance(cause, ConfigKeyError | AttributeError):
+        parent, _, name = key.rpartition(".")
+        kind = cause.object_type
+        if kind is not None and hasattr(kind, "__dataclass_fields__"):
+            return ConfigError(key, "no such option", nearest(name, kind.__dataclass_fields__))
+        entry = groups().get(key.split(".")[0])
+        if entry is not None and entry.many:
+            chosen = key.split(".")[1] if "." in key else name
+            if chosen in entry.kinds:
+                return ConfigError(key, f"{chosen} is not chosen", f"choose it: {entry.name}=[...,{chosen}]")
+            return ConfigError(key, "no such option", nearest(chosen, entry.kinds))
+        return ConfigError(key, f"no such option{' of ' + parent if parent else ''}", "see --help")
+    return ConfigError(key, first, "see --help")

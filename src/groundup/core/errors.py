@@ -1,0 +1,54 @@
+"""Errors a user can act on: each is one line that says where, what happened and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right; a verb prints it as one line and exits with code 2.
+
+    Args:
+        where: the dotted config key, with its value if it has one, or the file concerned.
+        what: what is wrong there, and what would be allowed.
+        remedy: what to do next.
+    """
+
+    def __init__(self, where: str, what: str, remedy: str) -> None:
+        super().__init__(where, what, remedy)
+        self.where = where
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.where}: {self.what}; {self.remedy}".split())
+
+    def under(self, prefix: str) -> UserError:
+        """The same error with `where` placed below the dotted `prefix`."""
+        return type(self)(f"{prefix}.{self.where}" if prefix else self.where, self.what, self.remedy)
+
+
+class ConfigError(UserError):
+    """A value, key or combination in the config that cannot be."""
+
+
+class DataError(UserError):
+    """Missing, damaged or unsuitable input: corpora, shards, tokenizers."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, or another model's."""
+
+
+class StorageError(UserError):
+    """A place that cannot be written: read-only, full, or not ours."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A short phrase naming the closest of `names`, or all of them when none is close."""
+    known = sorted(set(names))
+    if not known:
+        return "there are none"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,146 @@
+"""Files that are either whole or not there, and their checksums; what stands in them is not its business."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from groundup.core.errors import DataError, StorageError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose a folder on another disk",
+    errno.EDQUOT: "free some of your quota or choose a folder on another disk",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.ENOTDIR: "choose another path: a file stands where a folder is needed",
+    errno.EEXIST: "choose another path: a file stands where a folder is needed",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What the operating system refused, in words that say what to do."""
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk and the path")
+    return StorageError(str(path), f"cannot be written ({error.strerror or error})", remedy)
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and those above it where missing.
+
+    Raises:
+        StorageError: it cannot be.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable, where the system can.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new binary file that takes the name `path` only once the block ends well and its bytes are on disk.
+
+    Whatever happens before that leaves what stood at `path` as it was.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise storage_error(path, error) from error
+        raise
+    sync_folder(path.parent)
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Replace the file at `path` by `data` (text as UTF-8), durably and at once, making its folder if need be.
+
+    Raises:
+        StorageError: it cannot be written; the former file is untouched.
+    """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def atomic_json(path: Path, value: Any) -> None:
+    """`atomic_write` of a value as indented JSON in key order given.
+
+    Raises:
+        StorageError: it cannot be written.
+        TypeError, ValueError: the value is no JSON.
+    """
+    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, remedy: str = "restore it from a copy or make it again") -> Any:
+    """The value of a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what a user can do when it is missing or damaged.
+
+    Raises:
+        DataError: it is missing, unreadable, or not JSON in UTF-8.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(str(path), "is missing", remedy) from None
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read ({error.strerror or error})", remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(str(path), f"is damaged: not JSON ({error})", remedy) from error
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file as 64 hexadecimal digits, read in blocks.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
+        raise DataError(str(path), what, "restore it from a copy or make it again") from error

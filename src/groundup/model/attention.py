@@ -1,0 +1,178 @@
+"""Causal self-attention with grouped heads; what a position may see beyond causality comes to it as a mask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from groundup.model.count import GATE_CHANNELS
+from groundup.model.norm import Norm
+from groundup.model.positions import rotate
+
+if TYPE_CHECKING:
+    from groundup.model.cache import LayerCache
+    from groundup.model.config import Decoder as Config
+    from groundup.model.frame import Frame
+
+BLOCK = 128
+"""Queries that explicit attention takes at a time."""
+
+EXPLICIT = 1024
+"""Positions up to which explicit attention is used on a CPU; its memory grows with their square."""
+
+
+class Attention(nn.Module):
+    """Multi-head (Vaswani et al. 2017), grouped (Ainslie et al. 2023) or multi-query (Shazeer 2019) attention.
+
+    Queries and keys may be normalised (Henry et al. 2020; Dehghani et al. 2023), and values may take up a gated
+    embedding of their token (Zhou et al. 2024).
+    """
+
+    def __init__(self, config: Config, values: bool) -> None:
+        super().__init__()
+        self.heads, self.groups, self.channels = config.heads, config.groups, config.channels
+        self.dropout = config.dropout
+        inner = self.groups * self.channels
+        self.query = nn.Linear(config.width, config.width, bias=config.bias)
+        self.key = nn.Linear(config.width, inner, bias=config.bias)
+        self.value = nn.Linear(config.width, inner, bias=config.bias)
+        self.output = nn.Linear(config.width, config.width, bias=config.bias)
+        self.query_norm = Norm(config, self.channels) if config.qk_norm else None
+        self.key_norm = Norm(config, self.channels) if config.qk_norm else None
+        self.bounded = config.qk_norm and not config.gain and self.channels <= 256
+        self.gate_channels = min(GATE_CHANNELS, config.width)
+        self.value_gate = nn.Linear(self.gate_channels, self.groups, bias=False) if values else None
+
+    def forward(
+        self, x_BTD: Tensor, frame: Frame, values_BTE: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """What each position gathers from those it may see.
+
+        Args:
+            x_BTD: the stream, (B, T, D).
+            frame: positions and mask, shared by all layers.
+            values_BTE: embeddings to be added to the values, (B, T, K x C), where this layer has them.
+            cache: keys and values of earlier positions; those of `x_BTD` are added to it.
+        """
+        B, T, D = x_BTD.shape
+        query = self.query(x_BTD).view(B, T, self.heads, self.channels)
+        key = self.key(x_BTD).view(B, T, self.groups, self.channels)
+        value = self.value(x_BTD).view(B, T, self.groups, self.channels)
+        if self.value_gate is not None and values_BTE is not None:
+            gate = 2 * torch.sigmoid(self.value_gate(x_BTD[..., : self.gate_channels]))
+            value = value + gate[..., None] * values_BTE.view(B, T, self.groups, self.channels).to(value.dtype)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if frame.rotation is not None:
+            query, key = rotate(query, *frame.rotation), rotate(key, *frame.rotation)
+        if cache is not None and frame.slots is not None:
+            key, value = cache.extend(key, value, frame.slots, frame.used)
+        dropout = self.dropout if self.training else 0.0
+        gathered = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), frame.mask, dropout, self.bounded)
+        mixed: Tensor = self.output(gathered.transpose(1, 2).reshape(B, T, D))
+        return mixed
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, bounded: bool) -> Tensor:
+    """softmax(Q K' / sqrt C) V over the visible keys, by the way that is fastest where the tensors are.
+
+    On a CPU and up to `EXPLICIT` positions that is matrix products around an fp32 softmax, which a compiler fuses; else torch's
+    own kernels.
+
+    Args:
+        query: (B, H, T, C).
+        key: (B, K, S, C), K dividing H.
+        value: like key.
+        mask: what each query sees, bool, broadcast to (B, H, T, S); None: causal, with S = T.
+        dropout: share of attention weights dropped.
+
+    Returns:
+        (B, H, T, C).
+    """
+    grouped = query.shape[1] != key.shape[1]
+    if query.device.type == "cpu" and 1 < query.shape[2] <= EXPLICIT:
+        if grouped:
+            repeats = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+        kept = None
+        if dropout:
+            shape = (*query.shape[:3], key.shape[2])
+            kept = functional.dropout(torch.ones(shape, dtype=query.dtype), dropout)
+        scaled = query * query.shape[3] ** -0.5
+        output: Tensor = Explicit.apply(scaled, key, value, mask, kept, bounded)
+        return output
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=grouped
+    )
+
+
+class Explicit(torch.autograd.Function):
+    """softmax(Q K') V by matrix products, in blocks of queries; without a mask, a block's later keys are not even looked at.
+
+    What is kept for the backward pass are exp(scores) and their sums, in the inputs' dtype: the weights are normalised behind the
+    second product, where there are fewer numbers (as in FlashAttention-2, Dao 2023), so each score is exponentiated once
+    and passed over twice. Sums and exponents are taken in fp32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kept: Tensor | None, bounded: bool
+    ) -> Tensor:
+        """All are (B, H, T or S, C), the query scaled already; `kept` holds 0 or 1 / (1 - dropout) for each weight.
+
+        `bounded` says that scores are too small for exp to overflow, so that no maximum need be subtracted.
+        """
+        B, H, T, C = query.shape
+        q, k, v = (x.reshape(B * H, -1, C) for x in (query, key, value))
+        outputs, weights, sums = [], [], []
+        for rows, columns in _blocks(T, k.shape[1], mask is None):
+            scores = torch.bmm(q[:, rows], k[:, columns].transpose(1, 2)).view(B, H, -1, columns.stop)
+            visible = _causal(rows, columns, q.device) if mask is None else mask[..., rows, columns]
+            wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            if not bounded:
+                wide = wide - wide.masked_fill(~visible, -torch.inf).amax(dim=-1, keepdim=True)
+            weight = torch.where(visible, wide.exp(), 0.0).to(scores.dtype)
+            total = weight.to(wide.dtype).sum(dim=-1, keepdim=True)
+            used = weight if kept is None else weight * kept[..., rows, columns]
+            gathered = torch.bmm(used.view(B * H, -1, columns.stop), v[:, columns]).view(B, H, -1, C)
+            outputs.append((gathered / total).to(value.dtype))
+            weights.append(weight)
+            sums.append(total)
+        output = torch.cat(outputs, dim=2)
+        ctx.save_for_backward(query, key, value, mask, kept, output, *weights, *sums)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        """With P the softmax, dP = dO V' and D = sum(dO * O) over channels: dS = P * (dP - D)."""
+        query, key, value, mask, kept, output, *rest = ctx.saved_tensors
+        B, H, T, C = query.shape
+        q, k, v = (x.reshape(B * H, -1, C) for x in (query, key, value))
+        count = len(rest) // 2
+        by_q, by_k, by_v = [], torch.zeros_like(k), torch.zeros_like(v)
+        for (rows, columns), weight, total in zip(_blocks(T, k.shape[1], mask is None), rest[:count], rest[count:], strict=True):
+            scaled = by_output[:, :, rows] / total
+            dot = (scaled * output[:, :, rows]).sum(dim=-1, keepdim=True)
+            scaled_NTC = scaled.to(value.dtype).reshape(B * H, -1, C)
+            by_weight = torch.bmm(scaled_NTC, v[:, columns].transpose(1, 2)).view_as(weight)
+            used = weight
+            if kept is not None:
+                used, by_weight = weight * kept[..., rows, columns], by_weight * kept[..., rows, columns]
+            by_scores = (weight * (by_weight - dot)).to(weight.dtype).view(B * H, -1, columns.stop)
+            by_q.append(torch.bmm(by_scores, k[:, columns]))
+            by_k[:, columns] += torch.bmm(by_scores.transpose(1, 2), q[:, rows])
+            by_v[:, columns] += torch.bmm(used.view_as(by_scores).transpose(1, 2), scaled_NTC)
+        return torch.cat(by_q, dim=1).view_as(query), by_k.view_as(key), by_v.view_as(value), None, None, None
+
+
+def _blocks(T: int, S: int, causal: bool) -> list[tuple[slice, slice]]:
+    """Rows of queries with the columns of keys that they may see."""
+    stops = [(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
+    return [(slice(start, stop), slice(0, stop if causal else S)) for start, stop in stops]
+
+
+def _causal(rows: slice, columns: slice, device: torch.device) -> Tensor:
+    return torch.arange(columns.stop, device=device) <= torch.arange(rows.start, rows.stop, device=device)[:, None]

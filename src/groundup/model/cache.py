@@ -1,0 +1,67 @@
+"""Keys and values of tokens already read, so that generation reads each once; it knows nothing of sampling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from groundup.model.config import Decoder as Config
+
+
+class LayerCache:
+    """One layer's keys and values; slot j of a row belongs to its position j.
+
+    Attributes:
+        keys: (B, slots, K, C).
+        values: like keys.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+
+    def extend(self, key: Tensor, value: Tensor, slots_BT: Tensor, used: int) -> tuple[Tensor, Tensor]:
+        """Store (B, T, K, C) keys and values in their slots; return those of the `used` first slots, in the same layout."""
+        rows = torch.arange(key.shape[0], device=key.device)[:, None]
+        self.keys[rows, slots_BT] = key.to(self.keys.dtype)
+        self.values[rows, slots_BT] = value.to(self.values.dtype)
+        return self.keys[:, :used].to(key.dtype), self.values[:, :used].to(value.dtype)
+
+
+class Cache:
+    """The state of a batch of rows in generation; rows may be of unequal length.
+
+    A row's tokens stand at positions 0, 1, ... of its own. Padding goes to one slot behind all others, which no query sees.
+
+    Attributes:
+        layers: a `LayerCache` per layer.
+        size: tokens that a row can hold.
+        lengths: (B,) int64, tokens read in each row.
+        previous: (B, D), embedding of each row's last token, where the trunk shifts tokens.
+    """
+
+    def __init__(self, config: Config, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (batch, length + 1, config.groups, config.channels)
+        self.layers = [
+            LayerCache(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+            for _ in range(config.layers)
+        ]
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.previous = torch.zeros(batch, config.width if config.shift else 0, device=device, dtype=dtype)
+        self.size = length
+
+    def put(self, rows: Tensor, other: Cache) -> None:
+        """Replace the rows with these numbers by all the rows of another cache of the same network."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.keys[rows, : other.size] = theirs.keys
+            mine.values[rows, : other.size] = theirs.values
+        self.lengths[rows] = other.lengths
+        self.previous[rows] = other.previous
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but those with these numbers, in this order."""
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        self.lengths, self.previous = self.lengths[rows], self.previous[rows]

@@ -1,0 +1,188 @@
+"""The decoder: tokens in, likelihoods or logits out; losses, optimizers and text are not its business."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from groundup.model import frame as frames
+from groundup.model.block import Block
+from groundup.model.cache import Cache
+from groundup.model.count import GATE_CHANNELS
+from groundup.model.frame import Frame
+from groundup.model.head import Head
+from groundup.model.initialise import initialise
+from groundup.model.norm import Norm
+
+if TYPE_CHECKING:
+    from groundup.model.config import Decoder as Config
+
+
+class Shift(nn.Module):
+    """Each vector takes up a share of the one before, as a gate on its first channels decides (nanochat's smear)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.channels = min(GATE_CHANNELS, config.width)
+        self.gate = nn.Linear(self.channels, 1, bias=False)
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_BTD: Tensor, joined_BT: Tensor | None, previous_BD: Tensor | None) -> Tensor:
+        """(B, T, D) to (B, T, D); `previous_BD` stands before the first vector."""
+        first = torch.zeros_like(x_BTD[:, :1]) if previous_BD is None else previous_BD[:, None].to(x_BTD.dtype)
+        before_BTD = torch.cat((first, x_BTD[:, :-1]), dim=1)
+        gate_BT1 = self.scale * torch.sigmoid(self.gate(x_BTD[..., : self.channels]))
+        if joined_BT is not None:
+            gate_BT1 = gate_BT1 * joined_BT[..., None]
+        return x_BTD + (gate_BT1 * before_BTD).to(x_BTD.dtype)
+
+
+class Trunk(nn.Module):
+    """All but the head: embeddings, blocks and the last norm."""
+
+    positions: nn.Embedding | None
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        vocabulary, context = config.closed()
+        self.dropout = config.dropout
+        self.embedding = nn.Embedding(vocabulary, config.width)
+        self.positions = nn.Embedding(context, config.width) if config.positions == "learned" else None
+        self.embedding_norm = Norm(config, config.width) if config.embedding_norm else None
+        self.shift = Shift(config) if config.shift else None
+        inner = config.groups * config.channels
+        self.values = nn.ModuleDict({str(i): nn.Embedding(vocabulary, inner) for i in config.value_layers})
+        self.blocks = nn.ModuleDict({str(i): Block(config, i) for i in range(config.layers)})
+        self.norm = Norm(config, config.width)
+
+    def forward(
+        self, tokens_BT: Tensor, frame: Frame, cache: Cache | None = None, last_B: Tensor | None = None
+    ) -> Tensor:
+        """The stream behind the last norm, (B, T, D).
+
+        Args:
+            tokens_BT: ids, (B, T) int64.
+            frame: positions and mask.
+            cache: in generation, the state to go on from; it is brought forward.
+            last_B: in generation, the index of each row's last real token.
+        """
+        x_BTD = self.embedding(tokens_BT)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(frame.positions)
+        if self.embedding_norm is not None:
+            x_BTD = self.embedding_norm(x_BTD)
+        if self.shift is not None:
+            unshifted_BTD = x_BTD
+            x_BTD = self.shift(x_BTD, frame.joined, None if cache is None else cache.previous)
+            if cache is not None:
+                cache.previous = unshifted_BTD[torch.arange(len(tokens_BT), device=x_BTD.device), last_B].to(
+                    cache.previous.dtype
+                )
+        x_BTD = functional.dropout(x_BTD, self.dropout, self.training)
+        first_BTD = x_BTD
+        for name, block in self.blocks.items():
+            values_BTE = self.values[name](tokens_BT) if name in self.values else None
+            x_BTD = block(x_BTD, first_BTD, frame, values_BTE, None if cache is None else cache.layers[int(name)])
+        normed: Tensor = self.norm(x_BTD)
+        return normed
+
+
+class Decoder(nn.Module):
+    """A causal transformer (Radford et al. 2019 and what came of it), as its config describes.
+
+    Parameters have plain names, whether compiled or not: `trunk.embedding.weight`, `trunk.blocks.0.attention.query.weight`,
+    `head.weight`. Tied networks have no `head.weight`.
+
+    Raises:
+        ConfigError: context or vocabulary is still open.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary, self.context = config.closed()
+        self.trunk = Trunk(config)
+        self.head = Head(config)
+        initialise(self, config)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        *,
+        with_log_z: bool = False,
+    ) -> Any:
+        """Likelihoods of targets, or logits.
+
+        Args:
+            tokens_BT: ids, (B, T) int64, T at most the context.
+            targets_BT: id to be predicted at each position, int64; -100: none.
+            documents_BT: number of each token's document; attention stays within it. None: a row is one document.
+            positions_BT: position of each token; None: 0, 1, ... in every row.
+            with_log_z: return the softmax's log-normaliser too.
+
+        Returns:
+            Without targets, logits (B, T, V). With targets, negative log-likelihoods in nats, (B, T) fp32, zero where there is no
+            target; with `with_log_z` a pair of these and log Z, (B, T) fp32, of every position.
+
+        Raises:
+            ValueError: the window is longer than the context.
+        """
+        if tokens_BT.shape[1] > self.context:
+            raise ValueError(f"a window of {tokens_BT.shape[1]} positions in a network for {self.context}")
+        frame = frames.window(self.config, tokens_BT, documents_BT, positions_BT, self._dtype)
+        x_BTD = self.trunk(tokens_BT, frame)
+        if targets_BT is None:
+            return self.head(x_BTD, tied=self._tied)
+        nll_BT, log_z_BT = self.head(x_BTD, targets_BT, tied=self._tied)
+        return (nll_BT, log_z_BT) if with_log_z else nll_BT
+
+    def compile_(self, **options: Any) -> None:
+        """Compile trunk and head in place, as two graphs; names of parameters stay. `options` go to `torch.compile`."""
+        self.trunk.compile(**options)
+        self.head.compile_(**options)
+
+    def new_cache(
+        self,
+        batch: int,
+        length: int | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Cache:
+        """Room for `batch` rows of up to `length` tokens each (default: the context), empty."""
+        weight = self.trunk.embedding.weight
+        return Cache(self.config, batch, length or self.context, device or weight.device, dtype or weight.dtype)
+
+    def decode(self, tokens_BT: Tensor, cache: Cache, counts_B: Tensor | None = None) -> Tensor:
+        """Read further tokens of each row and return logits (B, V) behind each row's last one; never compiled.
+
+        Args:
+            tokens_BT: ids, (B, T); row b's first counts_B[b] are read, the rest is padding on the right.
+            cache: from `new_cache`; it is brought forward.
+            counts_B: tokens to read in each row, (B,) int64, at least 1; None: T.
+
+        Raises:
+            ValueError: a row outgrows the cache or the context.
+        """
+        B, T = tokens_BT.shape
+        counts_B = torch.full_like(cache.lengths, T) if counts_B is None else counts_B
+        frame = frames.cached(self.config, cache, counts_B, T, self._dtype)
+        with torch.compiler.set_stance("force_eager"):
+            x_BTD = self.trunk(tokens_BT, frame, cache, counts_B - 1)
+            last_BD = x_BTD[torch.arange(B, device=x_BTD.device), counts_B - 1]
+            logits_BV: Tensor = self.head(last_BD, tied=self._tied)
+        cache.lengths = cache.lengths + counts_B
+        return logits_BV
+
+    @property
+    def _tied(self) -> Tensor | None:
+        return self.trunk.embedding.weight if self.config.tied else None
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.trunk.embedding.weight.dtype

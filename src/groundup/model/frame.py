@@ -1,0 +1,87 @@
+"""What all layers share in one forward pass: positions, rotation and who may see whom; made once, by integers alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from groundup.model.positions import angles
+
+if TYPE_CHECKING:
+    from groundup.model.cache import Cache
+    from groundup.model.config import Decoder as Config
+
+
+class Frame(NamedTuple):
+    """The setting of one forward pass.
+
+    Attributes:
+        positions: (T,) or (B, T) int64.
+        rotation: cosine and sine of rotary positions, or None.
+        mask: bool, which slots each query sees, broadcast to (B, H, T, S); None: causal.
+        joined: (B, T) bool, whether a token continues the document of the one before; None: all but the first do.
+        slots: in generation, (B, T) int64, where in the cache each token goes.
+        used: in generation, how many slots are looked at.
+    """
+
+    positions: Tensor
+    rotation: tuple[Tensor, Tensor] | None
+    mask: Tensor | None
+    joined: Tensor | None = None
+    slots: Tensor | None = None
+    used: int = 0
+
+
+def window(
+    config: Config, tokens_BT: Tensor, documents_BT: Tensor | None, positions_BT: Tensor | None, dtype: torch.dtype
+) -> Frame:
+    """The frame of whole windows, as in training.
+
+    Args:
+        config: the network.
+        tokens_BT: gives shape and device.
+        documents_BT: number of each token's document: attention stays within; None: one document a row.
+        positions_BT: position of each token; None: 0, 1, ... in every row.
+        dtype: of the network's parameters.
+    """
+    T = tokens_BT.shape[1]
+    positions = torch.arange(T, device=tokens_BT.device) if positions_BT is None else positions_BT
+    mask = joined = None
+    if documents_BT is not None:
+        mask = (documents_BT[:, None, :, None] == documents_BT[:, None, None, :]).tril()
+        if config.shift:
+            joined = torch.zeros_like(documents_BT, dtype=torch.bool)
+            joined[:, 1:] = documents_BT[:, 1:] == documents_BT[:, :-1]
+    return Frame(positions, _rotation(config, positions, dtype), mask, joined)
+
+
+def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.dtype) -> Frame:
+    """The frame of new tokens behind cached ones: a query sees the slots up to its own position.
+
+    Args:
+        config: the network.
+        cache: the state before the new tokens.
+        counts_B: new tokens of each row; the other T - counts are padding on the right.
+        T: columns.
+        dtype: of the network's parameters.
+
+    Raises:
+        ValueError: a row outgrows the cache or the context.
+    """
+    limit = min(cache.size, config.closed()[1])
+    used = int((cache.lengths + counts_B).max())
+    if used > limit:
+        raise ValueError(f"a row of {used} tokens where there is room for {limit}")
+    offsets = torch.arange(T, device=counts_B.device)
+    positions_BT = (cache.lengths[:, None] + offsets).clamp(max=limit - 1)
+    slots_BT = torch.where(offsets < counts_B[:, None], positions_BT, cache.size)
+    mask = torch.arange(used, device=counts_B.device) <= positions_BT[:, None, :, None]
+    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask, slots=slots_BT, used=used)
+
+
+def _rotation(config: Config, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    if config.positions != "rotary":
+        return None
+    return angles(positions, config.channels, config.rope_base, torch.promote_types(dtype, torch.float32))

@@ -1,0 +1,254 @@
+"""The LightningModule that all objectives share: one optimizer step per item, everything else left to its loss.
+
+A subclass says what its nets are and what its loss is; it knows neither shards nor devices nor schedules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from groundup.core.errors import UserError
+from groundup.core.keyed import derive
+from groundup.core.progress import Progress
+from groundup.data.step import Batch, Step
+from groundup.tokenizer.protocol import Tokenizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class Setting:
+    """Where in a run an objective stands, and how it computes.
+
+    Attributes:
+        seed: of the run; every draw is keyed by it.
+        first: the clock at which this objective starts.
+        total: the clock at the end of the run, on which schedules are laid out.
+        folder: the run folder.
+        tokenizer: gives the bytes of each token for bits per byte.
+        sources: names of the held-out sets, in the order of the validation loaders.
+        precision: "bf16" to run forward passes under autocast, else "fp32".
+        compile: compile the nets' trunk and head in place.
+        log_every: optimizer steps between rows of the log.
+    """
+
+    seed: int
+    first: Progress
+    total: Progress
+    folder: Path
+    tokenizer: Tokenizer | None = None
+    sources: Sequence[str] = ()
+    precision: str = "fp32"
+    compile: bool = False
+    log_every: int = 10
+
+
+class Stepping(Protocol):
+    """What every strategy of groundup offers an objective (see `groundup.strategy`)."""
+
+    def forward_backward(self, micro_batches: Sequence[Batch], loss: Callable[[int, Batch], Tensor]) -> None:
+        """Add the gradient of the summed losses, over all micro-batches of all ranks, to the parameters."""
+
+    def sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, on every rank."""
+
+    def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The 2-norm of the whole gradient, over all shards."""
+
+
+class Objective(lightning.LightningModule):
+    """Base of all objectives: manual optimization, keyed noise, the clock, bits per byte.
+
+    Args:
+        config: the objective's own options; `clip` is read here.
+        nets: a model config per net; all of them are trained.
+        optimizer: config of the optimizer group.
+        schedule: config of the schedule group.
+        setting: where in the run this stands.
+    """
+
+    def __init__(self, config: Any, nets: dict[str, Any], optimizer: Any, schedule: Any, setting: Setting) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.config = config
+        self.net_configs = nets
+        self.optimizer_config = optimizer
+        self.schedule = schedule
+        self.setting = setting
+        self.progress = setting.first
+        self.last: dict[str, float | Tensor] = {}
+        self.validation: dict[str, float] = {}
+        self.nets = nn.ModuleDict()
+        self._sums: dict[int, Tensor] = {}
+        self._bytes: Tensor | None = None
+
+    # What a subclass states
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Any:
+        """The output of the nets that `loss` needs."""
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss summed over targets, never normalised, and further sums worth logging."""
+
+    # What it offers those who watch
+
+    @property
+    def total(self) -> Progress:
+        """The clock at the end of the run."""
+        return self.setting.total
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.setting.folder
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the data."""
+        return self.setting.tokenizer
+
+    @property
+    def flops_per_token(self) -> float:
+        """Model FLOPs a training token costs, forward and backward (PaLM, appendix B)."""
+        return float(sum(config.flops_per_token() for config in self.net_configs.values()))
+
+    # Lightning's hooks
+
+    def configure_model(self) -> None:
+        """Build the nets from their configs, the same on every rank."""
+        if len(self.nets):
+            return
+        for name, config in self.net_configs.items():
+            torch.manual_seed(derive(self.setting.seed, "initialise", name))
+            self.nets[name] = config.build()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimizer over all trainable parameters; compilation waits until the nets stand on their device."""
+        if self.setting.compile:
+            for net in self.nets.values():
+                cast(Any, net).compile_()
+        return cast(torch.optim.Optimizer, self.optimizer_config.build(self.nets.named_parameters()))
+
+    def training_step(self, step: Step, index: int) -> None:
+        """Do one optimizer step on all micro-batches of a Step."""
+        del index  # a segment may start anywhere: the Step itself says which it is
+        after = self.progress.after(samples=step.samples, tokens=step.tokens)
+        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+        factor = self.schedule.factor(after, self.total)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        sums: dict[str, Tensor] = {}
+
+        def loss(number: int, batch: Batch) -> Tensor:
+            torch.manual_seed(derive(self.setting.seed, "noise", step.step, step.micro_numbers[number]))
+            with self.autocast():
+                output = self(batch)
+            total, metrics = self.loss(output, batch)
+            for name, value in {"loss": total, **metrics}.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+            mean: Tensor = total / step.targets
+            return mean
+
+        strategy = cast(Stepping, self.trainer.strategy)
+        strategy.forward_backward(step.micro_batches, loss)
+        norm = self._clip(strategy)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.progress = after
+        means = strategy.sum_over_ranks(torch.stack([value.float() for value in sums.values()])) / step.targets
+        self.last = {
+            **dict(zip(sums, means.unbind(), strict=True)),
+            "gradient_norm": norm,
+            "rate": max(group["lr"] for group in optimizer.param_groups),
+            "tokens": float(after.tokens),
+        }
+        if after.steps % self.setting.log_every == 0 or after.tokens >= self.total.tokens:
+            self.write({f"train/{name}": float(value) for name, value in self.last.items()})
+
+    def validation_step(self, step: Step, index: int, dataloader_idx: int = 0) -> None:
+        """Add a held-out Step's nats, bytes and tokens to the sums of its source."""
+        del index
+        for batch in step.micro_batches:
+            with self.autocast():
+                nats = self.score(batch)
+            kept = batch.targets_BT >= 0
+            sums = torch.stack([nats.double().sum(), self._bytes_of(batch.targets_BT, kept), kept.sum().double()])
+            before = self._sums.get(dataloader_idx)
+            self._sums[dataloader_idx] = sums if before is None else before + sums
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._sums = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Turn the sums into bits per byte (per token where no tokenizer is known) for each source and all."""
+        strategy = cast(Stepping, self.trainer.strategy)
+        results: dict[str, float] = {}
+        every = torch.zeros(3, dtype=torch.float64)
+        for number, sums in sorted(self._sums.items()):
+            sums = strategy.sum_over_ranks(sums).cpu()
+            every += sums
+            results[self.setting.sources[number]] = self._bits(sums)
+        results["all"] = self._bits(every)
+        self.validation = results
+        if self.trainer.state.fn == "fit":
+            self.write({f"held_out/{name}": value for name, value in results.items()})
+
+    # Parts
+
+    def score(self, batch: Batch) -> Tensor:
+        """Negative log-likelihood in nats of each target, zero where masked: (B, T)."""
+        net = self.nets["model"]
+        return cast(Tensor, net(batch.tokens_BT, batch.targets_BT, batch.documents_BT, batch.positions_BT))
+
+    def autocast(self) -> torch.autocast:
+        """The forward pass's precision; backward and update stay outside, in the dtypes forward left them."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.setting.precision == "bf16")
+
+    def write(self, metrics: dict[str, float]) -> None:
+        """Log a row at the clock's step.
+
+        Raises:
+            UserError: the training loss is no longer finite.
+        """
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.progress.steps)
+        loss = metrics.get("train/loss", 0.0)
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise UserError(
+                f"step {self.progress.steps}",
+                f"the loss is {loss}",
+                "lower optimizer.rate or lengthen the schedule's warm-up; checkpoints before this step are good",
+            )
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that receive gradients."""
+        return [parameter for parameter in self.nets.parameters() if parameter.requires_grad]
+
+    def _clip(self, strategy: Stepping) -> Tensor:
+        parameters = self.trainable()
+        norm = strategy.gradient_norm(parameters)
+        if self.config.clip is not None:
+            scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+        return norm
+
+    def _bytes_of(self, targets_BT: Tensor, kept: Tensor) -> Tensor:
+        if self.tokenizer is None:
+            return kept.sum().double()
+        if self._bytes is None:
+            self._bytes = torch.from_numpy(self.tokenizer.byte_lengths()).to(targets_BT.device)
+        return self._bytes[targets_BT.clamp(min=0)].masked_fill(~kept, 0).sum().double()
+
+    @staticmethod
+    def _bits(sums: Tensor) -> float:
+        nats, count, _ = sums.tolist()
+        return float(nats / count / 0.6931471805599453) if count else float("nan")

@@ -1,0 +1,147 @@
+"""Options of the strategies and the checks of where they run; importing this imports neither torch nor lightning."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from groundup.core import ranks
+from groundup.core.config import from_dict, group, option, schema
+from groundup.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.strategies import Strategy
+
+group("strategy", "how the model and the work are spread over devices")
+
+
+@schema("strategy", "auto")
+class Auto:
+    """ddp where torchrun started several processes, else single."""
+
+    def build(self, accelerator: str, devices: int) -> Strategy:
+        """The strategy that fits how this process was launched.
+
+        Args:
+            accelerator: "cpu", "cuda" or "mps".
+            devices: how many on this machine.
+
+        Raises:
+            ConfigError: as `DDP.build` and `Single.build`.
+        """
+        kind = "ddp" if ranks.world() > 1 or devices > 1 else "single"
+        strategy: Strategy = from_dict("strategy", {"kind": kind}).build(accelerator, devices)
+        return strategy
+
+
+@schema("strategy", "single")
+class Single:
+    """One process on one device."""
+
+    def build(self, accelerator: str, devices: int) -> Strategy:
+        """The strategy on this process's one device.
+
+        Args:
+            accelerator: "cpu", "cuda" or "mps".
+            devices: must be 1.
+
+        Raises:
+            ConfigError: several devices are wanted, or this is one of several processes.
+        """
+        if ranks.world() > 1:
+            raise ConfigError(
+                "strategy=single",
+                f"this is one of WORLD_SIZE={ranks.world()} processes, and each would train alone",
+                "use strategy=ddp, or start one process without torchrun",
+            )
+        if devices > 1:
+            raise ConfigError("strategy=single", f"uses one device, not {devices}", f"use {torchrun(devices)}")
+        import torch
+
+        from groundup.strategy import single
+
+        return single.Single(torch.device(accelerator, 0) if accelerator == "cuda" else torch.device(accelerator))
+
+
+@schema("strategy", "ddp")
+class DDP:
+    """A copy of the model per process, gradients summed (Li et al. 2020, PyTorch Distributed); started by torchrun."""
+
+    timeout_minutes: float = option(
+        30.0, "a collective that waits longer than this ends the run", above=0, identity=False
+    )
+    bucket_megabytes: float = option(
+        25.0, "gradients travel in parcels of this size while backward goes on", above=0, identity=False
+    )
+
+    def build(self, accelerator: str, devices: int) -> Strategy:
+        """The strategy of this process among those torchrun started; one alone needs no torchrun.
+
+        Args:
+            accelerator: "cpu" (gloo) or "cuda" (NCCL).
+            devices: processes on this machine.
+
+        Raises:
+            ConfigError: not launched by torchrun, too few devices, or an accelerator without collectives.
+        """
+        if accelerator == "mps":
+            raise ConfigError(
+                "strategy=ddp", "there are no collectives on mps", "use strategy=single, or accelerator=cpu"
+            )
+        world, local = ranks.world(), local_world()
+        if world == 1 and devices > 1:
+            raise ConfigError(
+                "strategy=ddp",
+                f"needs a process for each of {devices} devices, and this is the only one",
+                f"run: {torchrun(devices)}",
+            )
+        if devices not in (1, local):
+            raise ConfigError(
+                f"devices={devices}", f"torchrun started {local} processes on this machine", f"run: {torchrun(devices)}"
+            )
+        import torch
+
+        from groundup.strategy import ddp
+
+        if accelerator == "cuda" and local > torch.cuda.device_count():
+            here = torch.cuda.device_count()
+            raise ConfigError(f"LOCAL_WORLD_SIZE={local}", f"this machine has {here} GPUs", f"run: {torchrun(here)}")
+        return ddp.DDP(
+            [
+                torch.device(accelerator, number) if accelerator == "cuda" else torch.device("cpu")
+                for number in range(local)
+            ],
+            timeout_minutes=self.timeout_minutes,
+            bucket_megabytes=self.bucket_megabytes,
+        )
+
+
+def local_world() -> int:
+    """Processes on this machine: what torchrun says, else all of them.
+
+    Raises:
+        ConfigError: of several processes, something torchrun sets is missing or does not fit.
+    """
+    world = ranks.world()
+    if world == 1:
+        return 1
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise ConfigError(name, f"is unset though WORLD_SIZE={world}", "launch with torchrun, or unset WORLD_SIZE")
+    text = os.environ.get("LOCAL_WORLD_SIZE", str(world))
+    if not text.isdecimal() or not ranks.local_rank() < int(text) <= world:
+        raise ConfigError(
+            f"LOCAL_WORLD_SIZE={text}",
+            f"must be above LOCAL_RANK={ranks.local_rank()} and at most WORLD_SIZE={world}",
+            "launch with torchrun",
+        )
+    return int(text)
+
+
+def torchrun(devices: int) -> str:
+    """The command that starts this very program once per device of this machine."""
+    given = [argument for argument in sys.argv[1:] if not argument.startswith("strategy=")]
+    script = sys.argv[0] or "train.py"
+    return shlex.join(["torchrun", "--standalone", f"--nproc-per-node={devices}", script, "strategy=ddp", *given])

@@ -1,0 +1,59 @@
+"""What an objective asks of every strategy beside Lightning's own: the plain versions, right without sharding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Stepping(Strategy):
+    """Gradients of one optimizer step, and sums and norms over all that holds it.
+
+    Mixed into a Lightning strategy. Parameters are whole on every rank here; a layout that shards them overrides
+    `gradient_norm`, and one that schedules micro-batches itself overrides `forward_backward`.
+    """
+
+    def forward_backward(self, micro_batches: Sequence[T], loss: Callable[[int, T], Tensor]) -> None:
+        """Add the gradient of the summed losses, over all micro-batches of all ranks, to every `parameter.grad`.
+
+        Args:
+            micro_batches: this rank's; every rank has equally many.
+            loss: given a micro-batch's number and the micro-batch, a scalar already divided by the step's global
+                count of targets.
+
+        Raises:
+            ValueError: there is no micro-batch, so that other ranks would wait for ever.
+        """
+        if not micro_batches:
+            raise ValueError("a step has at least one micro-batch on every rank")
+        for number, micro_batch in enumerate(micro_batches):
+            with self.quiet() if number < len(micro_batches) - 1 else nullcontext():
+                self.backward(loss(number, micro_batch), None)
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """A context in which gradients are added up here and not yet over ranks."""
+        return nullcontext()
+
+    def sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, on every rank and on the tensor's device; the argument stays as it is."""
+        return tensor
+
+    def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The 2-norm of the whole gradient as a scalar on its device, without waiting for the device.
+
+        At least fp32; parameters without a gradient count as zero.
+        """
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not gradients:
+            return torch.zeros((), device=self.root_device)
+        double = any(gradient.dtype == torch.float64 for gradient in gradients)
+        norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float64 if double else torch.float32)
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return norm

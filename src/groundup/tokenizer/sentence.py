@@ -1,0 +1,160 @@
+"""SentencePiece models (Kudo & Richardson 2018, arXiv 1808.06226), ours and others'; it does not train them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+
+from groundup.core.errors import ConfigError, DataError, nearest
+from groundup.core.files import atomic_json, atomic_write
+from groundup.tokenizer.protocol import CARD, Ids
+from groundup.tokenizer.table import Table, byte_of
+
+MODEL = "tokenizer.model"
+SPACE = "\u2581"  # SentencePiece writes a space as this character, so that the two cannot be told apart
+TRAINER_SPEC, SELF_TEST = 2, 4  # fields of a ModelProto that say how it was made, not what it does
+_CUT = re.compile(r".{4096,}?[^ ](?= )|.+", re.DOTALL)
+
+
+class SentencePiece:
+    """A SentencePiece model.
+
+    Args:
+        model: the bytes of a `.model` file.
+        where: the file, for errors.
+        exact: a model made by `train.train`. Its pieces never cross a space from the left, so long texts are cut
+            before spaces without any change of ids, and U+2581 in a text is written as bytes, which keeps it apart
+            from a space. Others' models are run as their authors run them.
+        end: the piece that ends a document; None for the model's own end of sequence.
+
+    Raises:
+        DataError: the bytes are no SentencePiece model.
+        ConfigError: the piece `end` is unknown, or None is given and the model has no end of sequence.
+    """
+
+    def __init__(self, model: bytes, where: str, *, exact: bool = False, end: str | None = None) -> None:
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.load_from_serialized_proto(model)
+        except (RuntimeError, OSError) as error:
+            raise DataError(where, f"is no SentencePiece model ({error})", "give a .model file") from None
+        self._bytes = model
+        self._exact = exact
+        self.threads = 1
+        self.vocabulary = self._model.get_piece_size()
+        self.end = self._find_end(end)
+        self._table = Table(list(self._pieces()), adds_space=self._model.normalize("a") == SPACE + "a")
+        self._escape = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()] if exact else []
+
+    def _find_end(self, piece: str | None) -> int:
+        if piece is None:
+            if self._model.eos_id() >= 0:
+                return int(self._model.eos_id())
+            raise ConfigError(
+                "end", "this model has no end of sequence", "name the piece that ends a document: end=..."
+            )
+        number = self._model.piece_to_id(piece)
+        if self._model.id_to_piece(number) != piece:
+            known = [self._model.id_to_piece(i) for i in range(self.vocabulary) if self._model.is_control(i)]
+            raise ConfigError(f"end={piece}", "is no piece of this model", nearest(piece, known))
+        return int(number)
+
+    def _pieces(self) -> Iterator[bytes]:
+        model = self._model
+        for i in range(self.vocabulary):
+            piece = model.id_to_piece(i)
+            if i == self.end or model.is_control(i) or model.is_unknown(i) or model.is_unused(i):
+                yield b""
+            else:
+                byte = byte_of(piece) if model.is_byte(i) else None
+                yield piece.replace(SPACE, " ").encode() if byte is None else byte
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        return [int(i) for i in self.encode_batch([text])[0]]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of each text, by `threads` threads of the library."""
+        parts = [self._parts(text) for text in texts]
+        flat = [part.encode() for cut in parts for part in cut if part != SPACE or not self._exact]
+        arrays = self._model.encode(flat, out_type="numpy", num_threads=self.threads) if flat else []
+        escape = np.array(self._escape, dtype=np.int32)
+        made = iter(arrays)
+        result: list[Ids] = []
+        for cut in parts:
+            pieces = [next(made) if part != SPACE or not self._exact else escape for part in cut]
+            result.append(pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.int32), *pieces]))
+        return result
+
+    def _parts(self, text: str) -> list[str]:
+        if not self._exact:
+            return [text]
+        if SPACE in text:
+            return [part for run in re.split(f"({SPACE})", text) for part in _CUT.findall(run)]
+        return [text] if len(text) < 8192 else _CUT.findall(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        return self._table.decode(ids)
+
+    def byte_lengths(self) -> Ids:
+        """The bytes of each piece."""
+        return self._table.lengths()
+
+    def card(self) -> dict[str, Any]:
+        """What the tokenizer's folder says about it."""
+        return {
+            "kind": "bpe" if self._exact else "pretrained",
+            "format": "sentencepiece",
+            "file": MODEL,
+            "vocabulary": self.vocabulary,
+            "end": self.end,
+            "end_piece": self._model.id_to_piece(self.end),
+            "adds_space": self._table.adds_space,
+            "digest": self.digest,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its card."""
+        atomic_write(Path(folder) / MODEL, self._bytes)
+        atomic_json(Path(folder) / CARD, self.card())
+
+    @property
+    def digest(self) -> str:
+        """A hash of pieces, scores, kinds and normalisation, of `end` and of how U+2581 is written."""
+        hashed = hashlib.sha256(f"sentencepiece {self._exact} {self.end}".encode())
+        for number, content in fields(self._bytes):
+            if number not in (TRAINER_SPEC, SELF_TEST):
+                hashed.update(number.to_bytes(4, "little") + len(content).to_bytes(8, "little") + content)
+        return hashed.hexdigest()
+
+
+def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """The fields of a protocol-buffer message whose fields are all of the length-delimited kind.
+
+    Yields:
+        the number and content of each field in order.
+    """
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        length, at = _varint(message, at)
+        yield tag >> 3, message[at : at + length]
+        at += length
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at

@@ -1,0 +1,29 @@
+"""Options of the trainer: device, precision, pace of looking; nothing here changes what is learned."""
+
+from __future__ import annotations
+
+from groundup.core.config import group, option, schema
+
+group("trainer", "where a run computes and how often it looks at itself")
+
+
+@schema("trainer", "standard")
+class Trainer:
+    """The typed face of lightning.Trainer."""
+
+    accelerator: str = option(
+        "auto", "device to compute on; auto takes cuda, then mps, then cpu", choices=("auto", "cuda", "mps", "cpu")
+    )
+    precision: str = option(
+        "auto",
+        "of forward passes; auto is bf16 where the device computes in it, else fp32",
+        choices=("auto", "bf16", "fp32"),
+    )
+    compile: bool = option(True, "compile the model (about half a minute once; worth it from a few minutes on)")
+    threads: int | None = option(None, "CPU threads per process; off leaves torch's choice", at_least=1)
+    log_every: int = option(10, "optimizer steps between rows of the log", at_least=1)
+    validate_every: int | None = option(
+        250, "optimizer steps between looks at held-out text; off: only at the end", at_least=1
+    )
+    batches: int | None = option(None, "train on no more than so many different steps, over and over", at_least=1)
+    profile: bool = option(False, "write a trace of the first steps to the run folder's profile/")

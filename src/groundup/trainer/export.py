@@ -1,0 +1,60 @@
+"""From a checkpoint to a model folder: config, tokenizer and weights that load without Lightning."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as read_tensors_into
+
+from groundup.callback.checkpoint import CALLBACK
+from groundup.core.files import storage_error
+from groundup.model.load import save
+from groundup.objective.state import NETS, OPTIMIZER
+
+
+def export(checkpoint: Path, model: Any, tokenizer: Path, folder: Path) -> None:
+    """Write `model.json`, `weights.safetensors` and `tokenizer/` to a folder.
+
+    The weights are the averaged ones where a callback kept an average, else the trained ones.
+
+    Args:
+        checkpoint: a verified `step-N` folder.
+        model: config of the net.
+        tokenizer: the folder it was saved in.
+        folder: where to write; what stands there is replaced file by file.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    tensors = {name: value for name, value in read_all(checkpoint).items() if not name.startswith(OPTIMIZER)}
+    net = f"{NETS}model."
+    weights = {name.removeprefix(net): value for name, value in tensors.items() if name.startswith(net)}
+    averaged = f"{CALLBACK}ema/model."
+    weights.update({name.removeprefix(averaged): value for name, value in tensors.items() if name.startswith(averaged)})
+    with torch.device("meta"):
+        net = model.build()
+    net.load_state_dict(weights, strict=True, assign=True)
+    save(net, model, folder)
+    if tokenizer.resolve() != (folder / "tokenizer").resolve():
+        try:
+            shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
+        except OSError as error:
+            raise storage_error(folder / "tokenizer", error) from error
+
+
+def read_all(checkpoint: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint, on the CPU: nets, optimizer state, and what callbacks kept."""
+    saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(tuple(entry.size), dtype=entry.properties.dtype)
+        for name, entry in saved.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    read_tensors_into(dict(tensors), checkpoint_id=checkpoint, no_dist=True)
+    return tensors

@@ -1,0 +1,150 @@
+"""The report of a finished run: every figure is measured from its folder, its data or what it returned."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from groundup.callback import curves, samples
+from groundup.callback.history import SPEED, Series, read
+from groundup.core.config import to_dict
+from groundup.core.files import atomic_json
+from groundup.evaluation.samples import Sample, examine
+from groundup.model import count
+from groundup.shard.manifest import Manifest
+from groundup.trainer import segments as segment_list
+from groundup.trainer.page import page
+from groundup.trainer.run import Outcome, Recipe, device_of
+
+FIGURES = "report.json"
+
+
+def write_run_report(folder: Path, recipe: Recipe, outcome: Outcome) -> Path:
+    """Write report.html, report.md, report.json and curves.png into a run folder.
+
+    Args:
+        folder: of the run.
+        recipe: its config.
+        outcome: of its training, with the held-out figures of the final weights.
+
+    Returns:
+        The HTML page.
+
+    Raises:
+        StorageError: a file cannot be written.
+        DataError: one of the run's files, or its data, is damaged.
+    """
+    figures = measure(folder, recipe, outcome)
+    atomic_json(folder / FIGURES, _finite(figures))
+    return page(figures, curves.draw(folder)).write(folder)[0]
+
+
+def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
+    """Every figure of the report, as plain values."""
+    manifest = Manifest.read(Path(recipe.data.path))
+    config, segments = segment_list.read(folder)
+    data = data_rows(manifest)
+    trained = sum(row["tokens"] for row in data if row["split"] == "train")
+    accelerator, precision = device_of(recipe.trainer)
+    return {
+        "name": recipe.name,
+        "identity": folder.name,
+        "steps": outcome.progress.steps,
+        "tokens": outcome.progress.tokens,
+        "epochs": outcome.progress.tokens / trained if trained else float("nan"),
+        "parameters": count.parameters(recipe.model),
+        "flops_per_token": count.flops_per_token(recipe.model, recipe.data.context),
+        "precision": precision,
+        "held_out": dict(outcome.held_out),
+        "speed": speed_figures(read(folder / SPEED)),
+        "samples": sample_figures(samples.read(folder), lambda: training_texts(Path(recipe.data.path), manifest)),
+        "data": data,
+        "config": {**config, "model": to_dict(recipe.model)},
+        "segments": [{"first": s.first.steps, "reason": s.reason, "set": s.set} for s in segments],
+        "environment": environment(accelerator),
+    }
+
+
+def speed_figures(series: Mapping[str, Series]) -> dict[str, float | None]:
+    """Medians of the rates, and the times summed over every part of a run that was resumed."""
+
+    def median(name: str) -> float | None:
+        found = series.get(f"speed/{name}")
+        return statistics.median(found.values) if found and found.values else None
+
+    def total(name: str) -> float | None:
+        found = series.get(f"speed/{name}")
+        return over_restarts(found.values) if found and found.values else None
+
+    memory = series.get("speed/memory_bytes")
+    return {
+        "tokens_per_second": median("tokens_per_second"),
+        "mfu": median("mfu"),
+        "matrix_share": median("matrix_share"),
+        "training_seconds": total("training_seconds"),
+        "elapsed_seconds": total("elapsed_seconds"),
+        "memory_bytes": max(memory.values) if memory and memory.values else None,
+    }
+
+
+def over_restarts(clock: Iterable[float]) -> float:
+    """The whole time shown by a clock that is read as zero whenever it starts again."""
+    whole, before = 0.0, 0.0
+    for now in clock:
+        whole += now - before if now >= before else now
+        before = now
+    return whole
+
+
+def sample_figures(records: list[dict[str, Any]], texts: Callable[[], Iterable[str]]) -> dict[str, Any] | None:
+    """The last samples and their statistics; None where there are none."""
+    if not records:
+        return None
+    step = records[-1]["step"]
+    last = [record for record in records if record["step"] == step]
+    found = examine([Sample(record["prompt"], record["text"]) for record in last], texts())
+    return {
+        "step": step,
+        "texts": [{"prompt": record["prompt"], "text": record["text"]} for record in last],
+        "statistics": asdict(found),
+    }
+
+
+def environment(accelerator: str) -> dict[str, str]:
+    """What the run was computed with."""
+    device = torch.cuda.get_device_name() if accelerator == "cuda" else processor()
+    number = torch.cuda.device_count() if accelerator == "cuda" else os.cpu_count()
+    return {
+        "device": f"{number} × {device}" if accelerator == "cuda" else f"{device}, {number} cores",
+        "threads": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("groundup", "torch", "lightning", "numpy", "hydra-core")},
+    }
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it, or what Python knows."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _finite(value: Any) -> Any:
+    """The value with None in the place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value - value != 0 else value

@@ -1,0 +1,276 @@
+"""The loop over a run's segments: effective config -> build Trainer -> fit -> next segment, in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning
+import torch
+from lightning.pytorch.profilers import PyTorchProfiler
+
+from groundup.callback import config as callback_config
+from groundup.callback.checkpoint import Checkpoint
+from groundup.core import checkpoint, ranks
+from groundup.core.config import from_dict
+from groundup.core.errors import CheckpointError, ConfigError, StorageError
+from groundup.core.files import read_json
+from groundup.core.progress import Progress
+from groundup.data.module import StreamModule
+from groundup.model.load import load
+from groundup.objective.base import Objective, Setting
+from groundup.shard.manifest import Manifest
+from groundup.tokenizer.load import load as load_tokenizer
+from groundup.trainer import logger_config
+from groundup.trainer import segments as segment_list
+from groundup.trainer.console import say
+from groundup.trainer.export import export
+from groundup.trainer.segments import Segment
+
+
+_AT_THE_END = from_dict("callback", {"kind": "checkpoint", "every": None})
+
+
+class Recipe(Protocol):
+    """What the loop reads of the train verb's config."""
+
+    name: str
+    seed: int
+    tokens: int
+    model: Any
+    data: Any
+    objective: Any
+    optimizer: Any
+    schedule: Any
+    strategy: Any
+    trainer: Any
+    callback: dict[str, Any]
+    logger: dict[str, Any]
+    stop_steps: int | None
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a call of `train` did.
+
+    Attributes:
+        progress: the clock where it stopped.
+        held_out: bits per byte by source at the end, empty if it stopped early.
+        seconds: wall-clock time of the fits, compilation included.
+    """
+
+    progress: Progress
+    held_out: dict[str, float]
+    seconds: float
+
+
+def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Path | None) -> Outcome:
+    """Train from a checkpoint (or the beginning) to the end of the last segment.
+
+    Args:
+        recipe: the run's first config.
+        folder: the run folder, which exists and holds `segments.jsonl`.
+        segments: the plan.
+        source: a verified checkpoint, or None.
+
+    Raises:
+        CheckpointError: `source` belongs to another model or another list of segments.
+    """
+    quiet()
+    clock = clock_of(source, segments)
+    begun = time.monotonic()
+    with only_one(folder):
+        while (number := segment_list.at(segments, clock)) < len(segments):
+            segment = segments[number]
+            last = segment.last.steps if recipe.stop_steps is None else min(segment.last.steps, recipe.stop_steps)
+            if last <= clock.steps:
+                return Outcome(clock, {}, time.monotonic() - begun)
+            say(f"segment {number + 1} of {len(segments)} ({segment.reason}): steps {clock.steps} to {last}")
+            module, trainer, data = _build(recipe, folder, segments, number, clock, last, source)
+            trainer.fit(module, datamodule=data)
+            clock, source = module.progress, checkpoint.path_of(folder, module.progress.steps)
+        seconds = time.monotonic() - begun
+        return Outcome(clock, _finish(recipe, folder, segments, clock, source), seconds)
+
+
+def quiet() -> None:
+    """Keep Lightning's advertisements and torch's remarks on running alone from the terminal; errors still show."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)", category=FutureWarning)
+
+
+def clock_of(source: Path | None, segments: Sequence[Segment]) -> Progress:
+    """The clock of a checkpoint, once it is known to lie on this list of segments.
+
+    Raises:
+        CheckpointError: it was reached by other segments.
+    """
+    if source is None:
+        return Progress()
+    values = read_json(source / "state.json")
+    clock = Progress(**values["progress"])
+    if values["segments"] != segment_list.digest(segments, clock):
+        what = "was reached by another plan of changes than this run's"
+        raise CheckpointError(str(source), what, "give the changes it was trained with, or start over with fresh=true")
+    return clock
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process (rank 0 of a job); the system lets go of it however the process ends.
+
+    Raises:
+        StorageError: another process trains in it.
+    """
+    if ranks.rank():
+        yield
+        return
+    path = folder / ".lock"
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode() or "unknown"
+            raise StorageError(
+                str(folder), f"process {owner} trains here already", "wait for it, or stop it first"
+            ) from None
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def device_of(options: Any) -> tuple[str, str]:
+    """The accelerator and precision that `auto` stands for on this machine.
+
+    Raises:
+        ConfigError: the accelerator asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = next(name for name, there in available.items() if there)
+    elif not available[accelerator]:
+        there = ", ".join(name for name, found in available.items() if found)
+        raise ConfigError(f"trainer.accelerator={accelerator}", "is not on this machine", f"here: auto, {there}")
+    if options.precision != "auto":
+        return accelerator, options.precision
+    return accelerator, "bf16" if computes_in_bf16(accelerator) else "fp32"
+
+
+def computes_in_bf16(accelerator: str) -> bool:
+    """Whether the device multiplies bf16 matrices natively; emulation is slower than fp32."""
+    if accelerator == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu: Any = torch.cpu
+    return accelerator == "cpu" and bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+
+
+def _era_end(segments: Sequence[Segment], number: int) -> Progress:
+    """The clock reading at which the run was to end, as planned while this segment runs."""
+    tokens = segments[number].set.get("tokens")
+    return [segment for segment in segments if segment.set.get("tokens") == tokens][-1].last
+
+
+def _setting(recipe: Recipe, folder: Path, first: Progress, total: Progress) -> Setting:
+    manifest = Manifest.read(Path(recipe.data.path))
+    return Setting(
+        seed=recipe.seed,
+        first=first,
+        total=total,
+        folder=folder,
+        tokenizer=load_tokenizer(Path(recipe.data.path) / "tokenizer"),
+        sources=recipe.data.held_out_sources(manifest),
+        precision=device_of(recipe.trainer)[1],
+        compile=recipe.trainer.compile,
+        log_every=recipe.trainer.log_every,
+    )
+
+
+def _build(
+    recipe: Recipe,
+    folder: Path,
+    segments: Sequence[Segment],
+    number: int,
+    clock: Progress,
+    last: int,
+    source: Path | None,
+) -> tuple[Objective, lightning.Trainer, StreamModule]:
+    effective = segment_list.apply(recipe, segments[number].set)
+    setting = _setting(effective, folder, clock, _era_end(segments, number))
+    module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
+    data = StreamModule(effective.data, effective.seed, clock, last - clock.steps, ranks.rank(), ranks.world())
+    callbacks = callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})
+    for callback in callbacks:
+        if isinstance(callback, Checkpoint):
+            callback.place(
+                source, recipe.trainer.validate_every, lambda reading: segment_list.digest(segments, reading)
+            )
+    loggers = logger_config.build(recipe.logger, folder, recipe.name, clock)
+    trainer = _trainer(recipe, callbacks, loggers, folder)
+    trainer.fit_loop.epoch_loop.batch_progress.total.ready = clock.steps  # so that validation falls on the same steps
+    return module, trainer, data
+
+
+def _trainer(
+    recipe: Recipe, callbacks: list[lightning.Callback], loggers: list[Any], folder: Path
+) -> lightning.Trainer:
+    options = recipe.trainer
+    accelerator, _ = device_of(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    profiler = PyTorchProfiler(dirpath=folder / "profile", filename="trace") if options.profile else None
+    return lightning.Trainer(
+        accelerator="gpu" if accelerator == "cuda" else accelerator,
+        strategy=recipe.strategy.build(accelerator, devices),
+        devices=devices,
+        num_nodes=max(1, ranks.world() // devices),
+        max_epochs=1,
+        logger=loggers,
+        callbacks=callbacks,
+        val_check_interval=options.validate_every,
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if options.validate_every else 0,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        inference_mode=False,
+        profiler=profiler,
+    )
+
+
+def _finish(
+    recipe: Recipe, folder: Path, segments: Sequence[Segment], clock: Progress, source: Path | None
+) -> dict[str, float]:
+    """Make the run folder a model folder, and measure the weights it will be loaded with."""
+    if source is None:
+        raise CheckpointError(str(folder), "holds no checkpoint of the run's end", "run the same command again")
+    effective = segment_list.apply(recipe, segments[-1].set)
+    if ranks.rank() == 0:
+        export(source, effective.model, Path(recipe.data.path) / "tokenizer", folder)
+    module = effective.objective.build(
+        effective.model, effective.optimizer, effective.schedule, _setting(effective, folder, clock, segments[-1].last)
+    )
+    trainer = _trainer(recipe, [], [], folder)
+    trainer.strategy.barrier()
+    module.nets["model"] = load(folder)
+    data = StreamModule(effective.data, effective.seed, clock, 0, ranks.rank(), ranks.world())
+    trainer.validate(module, datamodule=data, verbose=False)
+    held_out: dict[str, float] = module.validation
+    return held_out

@@ -1,0 +1,182 @@
+"""The train verb: its config, the checks between groups, and where its run lives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import groundup.callback.config
+import groundup.data.config
+import groundup.model.config
+import groundup.objective.config
+import groundup.optimizer.config
+import groundup.schedule.config
+import groundup.strategy.config
+import groundup.trainer.config
+import groundup.trainer.logger_config  # noqa: F401  # these register the groups
+from groundup.core import checkpoint, ranks
+from groundup.core.config import MISSING, fingerprint, identity_of, option, schema, to_dict
+from groundup.core.errors import CheckpointError, ConfigError, StorageError
+from groundup.core.files import make_folder, read_json, storage_error
+from groundup.model import count
+from groundup.shard.manifest import Manifest
+from groundup.trainer import segments as segment_list
+from groundup.trainer.console import say
+from groundup.trainer.segments import Change, Segment
+
+
+@schema("verb", "train")
+class Train:
+    """Train a model on prepared shards: the same command again goes on where it stopped."""
+
+    name: str = option("nano", "the run's name; its folder is runs/<name>/<hash of the config>", identity=False)
+    seed: int = option(0, "of initial weights, data order and dropout", at_least=0)
+    tokens: int = option(MISSING, "tokens to train on", at_least=1)
+    model: Any = option(MISSING, "the network")
+    data: Any = option(MISSING, "the shards and how they become steps")
+    objective: Any = option(MISSING, "what is minimised")
+    optimizer: Any = option(MISSING, "the update rule")
+    schedule: Any = option(MISSING, "the learning rate over the run")
+    changes: list[Change] = option([], "planned changes: [{tokens: N, set: {data.batch_tokens: 65536}}]")
+    strategy: Any = option(MISSING, "how the net is spread over devices", identity=False)
+    trainer: Any = option(MISSING, "device, precision, pace", identity=False)
+    callback: dict[str, Any] = option({}, "what watches the run", identity=False)
+    logger: dict[str, Any] = option({}, "where metrics go", identity=False)
+    runs: str = option("runs", "the folder of all runs", identity=False)
+    resume: str | None = option(
+        None, "a checkpoint folder to go on from, instead of the newest good one", identity=False
+    )
+    fresh: bool = option(False, "start over; what is there is kept under another name", identity=False)
+    extend_tokens: int | None = option(None, "go on for so many tokens beyond `tokens`", identity=False, at_least=1)
+    stop_steps: int | None = option(None, "stop this time after so many steps of the run", identity=False, at_least=1)
+    plugins: list[str] = option([], "modules to import first, which register components of their own")
+
+    def check(self) -> None:
+        """Find what cannot work before anything is written, and fill in what follows from the data.
+
+        Raises:
+            UserError: with the key or file and the remedy.
+        """
+        manifest = self.data.check()
+        if self.model.vocabulary is None:
+            self.model.vocabulary = manifest.tokenizer.vocabulary
+        elif self.model.vocabulary < manifest.tokenizer.vocabulary:
+            raise ConfigError(
+                f"model.vocabulary={self.model.vocabulary}",
+                f"the shards in {self.data.path} need {manifest.tokenizer.vocabulary}",
+                f"leave it out or set it to at least {manifest.tokenizer.vocabulary}",
+            )
+        if self.model.context is None:
+            self.model.context = self.data.context
+        elif self.model.context < self.data.context:
+            raise ConfigError(
+                f"data.context={self.data.context}",
+                f"is longer than model.context={self.model.context}",
+                "shorten data.context or lengthen model.context",
+            )
+        plan = self.plan()
+        self.schedule.check(plan[-1].last)
+        for segment in plan:
+            effective = segment_list.apply(self, segment.set)
+            effective.schedule.check(plan[-1].last)
+        self._check_space(manifest)
+
+    def plan(self) -> list[Segment]:
+        """The run's segments: planned changes, then what `extend_tokens` adds."""
+        changes = [(change.tokens, dict(change.set), f"change at {change.tokens} tokens") for change in self.changes]
+        if changes != sorted(changes, key=lambda change: change[0]):
+            raise ConfigError("changes", "are not in the order of their tokens", "sort them")
+        tokens = self.tokens
+        if self.extend_tokens:
+            tokens += self.extend_tokens
+            changes.append((self.tokens, {"tokens": tokens}, f"extended by {self.extend_tokens} tokens"))
+        return segment_list.plan(self, changes, tokens)
+
+    def folder(self) -> Path:
+        """Where the run lives: a pure function of what defines its mathematics, so all ranks agree."""
+        data = Manifest.read(Path(self.data.path)).digest
+        return Path(self.runs) / self.name / fingerprint([identity_of(self), data])
+
+    def run(self) -> None:
+        """Train, or go on training; then write the report."""
+        folder = self.folder()
+        plan = self.plan()
+        if self.fresh and ranks.rank() == 0:
+            set_aside(folder)
+        source = self._source(folder)
+        if ranks.rank() == 0:
+            make_folder(folder)
+            segment_list.write(folder, to_dict(self), plan)
+        from groundup.trainer.report import write_run_report
+        from groundup.trainer.run import train
+
+        report = folder / "report.md"
+        if source is not None:
+            say(f"resuming from {source}")
+            if checkpoint.step_of(source) >= plan[-1].last.steps and report.exists() and not self.resume:
+                say(f"complete: {report}")
+                return
+        say(f"run folder {folder}")
+        outcome = train(self, folder, plan, source)
+        if outcome.held_out and ranks.rank() == 0:
+            write_run_report(folder, self, outcome)
+            say(f"report: {folder / 'report.html'}")
+
+    def _source(self, folder: Path) -> Path | None:
+        if self.resume:
+            path = Path(self.resume)
+            if not path.is_dir():
+                raise CheckpointError(f"resume={path}", "is not a folder", "give a step-N folder below checkpoints/")
+            checkpoint.verify(path)
+            self._check_model(path)
+            return path
+        return checkpoint.newest(folder, say)
+
+    def _check_model(self, path: Path) -> None:
+        """A checkpoint's nets, as their configs describe them, must be this run's; dropout may differ."""
+        saved = read_json(path / "state.json")["nets"]["model"]
+        mine = to_dict(self.model)
+        for key in sorted(saved.keys() | mine.keys()):
+            if key != "dropout" and saved.get(key) != mine.get(key):
+                raise CheckpointError(
+                    f"resume={path}",
+                    f"is another model's: model.{key} is {saved.get(key)} there and {mine.get(key)} here",
+                    "give the model it was trained with, or a checkpoint of this one",
+                )
+
+    def _check_space(self, manifest: Manifest) -> None:
+        """A run that cannot save its first checkpoint should not begin."""
+        del manifest
+        place = self.folder()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
+            raise StorageError(f"runs={self.runs}", f"{place} cannot be written", "choose another folder with runs=...")
+        parameters = count.parameters(self.model)["total"]
+        needed = parameters * 4 * 4 * 2  # weights, two moments and an average in fp32
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise StorageError(
+                f"runs={self.runs}",
+                f"{free / 1e6:.0f} MB free, and two checkpoints of this model need {needed / 1e6:.0f} MB",
+                "free some space or choose another folder with runs=...",
+            )
+
+
+def _read_only(place: Path) -> bool:
+    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a run folder so that a fresh one can take its place; nothing is deleted."""
+    if not folder.exists():
+        return
+    number = 1
+    while (old := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    try:
+        folder.rename(old)
+    except OSError as error:
+        raise storage_error(folder, error) from error

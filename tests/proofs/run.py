@@ -1,0 +1,61 @@
+"""Run the claims of one part of the project and hold them against the bars in proofs.toml.
+
+    python tests/proofs/run.py trainer
+
+Prints one JSON line per claim (line, bar, value, n, seconds); exits with 1 if any misses its bar.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def load(part: str) -> ModuleType:
+    """The module of a part's claims."""
+    spec = importlib.util.spec_from_file_location(f"proof_{part}", HERE / f"{part}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def holds(claim: dict[str, Any], value: float) -> bool:
+    """Whether a value reaches its claim's bar; a value that is not a number does not."""
+    if "at_least" in claim:
+        return bool(value >= claim["at_least"])
+    return bool(value <= claim["at_most"])
+
+
+def main(arguments: list[str]) -> int:
+    """Run the part named by the only argument."""
+    claims = tomllib.loads((HERE.parents[1] / "proofs.toml").read_text())["claim"]
+    parts = sorted({claim["part"] for claim in claims})
+    if len(arguments) != 1 or arguments[0] not in parts:
+        print(f"usage: make proof PART=<one of: {', '.join(parts)}>", file=sys.stderr)
+        return 2
+    module, missed = load(arguments[0]), 0
+    for claim in claims:
+        if claim["part"] != arguments[0]:
+            continue
+        began = time.monotonic()
+        value, n = getattr(module, claim["name"])()
+        ok = holds(claim, value)
+        missed += not ok
+        bar = {key: claim[key] for key in ("at_least", "at_most") if key in claim}
+        row = {"line": claim["line"], "bar": bar, "value": value, "n": n, "seconds": round(time.monotonic() - began, 1)}
+        print(json.dumps({**row, "holds": ok}), flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

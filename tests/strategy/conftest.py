@@ -1,0 +1,24 @@
+"""Distributed tests talk over the loopback interface, which a network namespace of one's own begins without."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+
+import pytest
+
+GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 0x1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback():
+    """Bring the interface up where it is down (`unshare -n` by root leaves it so)."""
+    if sys.platform != "linux":
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(control, GET_FLAGS, request))[1]
+        if not flags & UP:
+            fcntl.ioctl(control, SET_FLAGS, struct.pack("16sh14x", b"lo", flags | UP))
