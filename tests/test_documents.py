@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
@@ -104,9 +105,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("train.py", "prepare.py", "conf", "examples"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "texts").mkdir()
-    for number in range(40):
-        text = f"Letter {number}. " + f"The mail of day {number} came late, and nobody had asked for it. " * 20
-        (folder / "texts" / f"{number}.txt").write_text(text, encoding="utf-8")
+    for name, text in sorted(topics.items())[:40]:
+        (folder / "texts" / f"{name.replace('/', '-')}.txt").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -53,7 +53,7 @@ class Tiny(lightning.LightningModule):
 
     def training_step(self, batch: Tensor) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
-        loss = self.nets["model"](batch).square().mean()
+        loss = self.score(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -63,6 +63,9 @@ class Tiny(lightning.LightningModule):
             logger.log_metrics(
                 {f"train/{name}": float(value) for name, value in self.last.items()}, self.progress.steps
             )
+
+    def score(self, batch: Tensor) -> Tensor:
+        return self.nets["model"](batch).square().mean()
 
     def validation_step(self, *_: Any) -> None:
         self.seen.append(self.weight.clone())
@@ -76,13 +79,20 @@ class Tiny(lightning.LightningModule):
 
 
 def fit(
-    folder: Path, callbacks: Sequence[lightning.Callback], steps: int = 6, done: int = 0, validate: int | None = None
+    folder: Path,
+    callbacks: Sequence[lightning.Callback],
+    steps: int = 6,
+    done: int = 0,
+    validate: int | None = None,
+    prepare: Callable[[Tiny], None] | None = None,
 ) -> tuple[Tiny, lightning.Trainer]:
-    """Train Tiny from the same seed for so many steps after those done, with a csv log in the folder."""
+    """Train Tiny, altered by `prepare`, from the same seed for so many steps after those done, with a csv log."""
     torch.manual_seed(0)
     first = Progress(done, done * SAMPLES, done * TOKENS)
     total = Progress(done + steps, (done + steps) * SAMPLES, (done + steps) * TOKENS)
     module = Tiny(folder, first, total)
+    if prepare is not None:
+        prepare(module)
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=1,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.callback.history import History, read
-from groundup.core.errors import DataError
+from groundup.core.errors import DataError, StorageError
 
 
 @given(st.lists(st.floats(), min_size=1, max_size=20))
@@ -87,3 +87,10 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     path.write_text("step,name,value\n1,loss,2.0\n2,lo")
     with pytest.raises(DataError, match=r"metrics\.csv:3"):
         read(path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").mkdir()
+    for write in (lambda history: history.append(1, {"loss": 1.0}), lambda history: history.sync()):
+        with pytest.raises(StorageError, match=r"metrics\.csv"):
+            write(History(tmp_path / "metrics.csv"))

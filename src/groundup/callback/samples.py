@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from groundup.callback.watched import Watched, watched
 from groundup.core.errors import DataError
 from groundup.core.files import atomic_write
 from groundup.core.keyed import derive
-from groundup.core.report import quantity
+from groundup.core.report import fenced, quantity
 from groundup.generation import sample
 
 RECORDS = "samples.jsonl"
@@ -152,12 +152,5 @@ def _page(records: list[dict[str, Any]]) -> str:
             step = record["step"]
             averaged = ", averaged weights" if record["averaged"] else ""
             parts.append(f"## Step {step:,} ({quantity(record['tokens'])} tokens{averaged})")
-        parts.append(_quoted(record))
+        parts.append(fenced(f"{record['prompt']}{record['text']}"))
     return "\n\n".join(parts) + "\n"
-
-
-def _quoted(record: Mapping[str, Any]) -> str:
-    """The prompt in a line of its own, then all the text in a block that shows it as it is."""
-    text = f"{record['prompt']}{record['text']}"
-    fence = "`" * max(3, 1 + max((len(run) for run in text.split() if set(run) == {"`"}), default=0))
-    return f"**{record['prompt']}** …\n\n{fence}text\n{text}\n{fence}"

@@ -42,6 +42,12 @@ def duration(seconds: float) -> str:
     return f"{hours // 24}d {hours % 24:02d}h"
 
 
+def fenced(text: str) -> str:
+    """Text as a Markdown block that shows it as it is, whatever backticks it has."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
+
+
 def _three_digits(value: float, *, whole: bool) -> str:
     if whole and value == int(value):
         return str(int(value))
@@ -103,8 +109,7 @@ class Report:
 
     def code(self, text: str) -> None:
         """Text shown as it is, in a fixed width."""
-        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-        self._add(f"<pre><code>{html.escape(text)}</code></pre>", f"{fence}\n{text}\n{fence}")
+        self._add(f"<pre><code>{html.escape(text)}</code></pre>", fenced(text))
 
     def sample(self, prompt: str, text: str, title: str = "") -> None:
         """What a model wrote: the prompt it was given stands out from its own words."""

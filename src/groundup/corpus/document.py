@@ -21,6 +21,11 @@ class Document:
     origin: dict[str, str | int]
 
     @property
+    def place(self) -> str:
+        """The origin in words."""
+        return ", ".join(f"{key} {value}" for key, value in self.origin.items())
+
+    @property
     def fingerprint(self) -> str:
         """A hash of the text alone, 32 hexadecimal digits: equal texts are equal wherever they stand."""
         return hashlib.blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -63,17 +63,21 @@ class Reading:
         for name, source in self._sources.items():
             tally = tallies[name] = Tally()
             chain.dropped = tally.dropped
-            yield name, self._split(chain.run(source.documents()), tally)
+            yield name, self._split(name, chain.run(source.documents()), tally)
             if not tally.documents:
                 raise _empty(name, tally)
         self._check_splits(tallies)
         self.tallies = tallies
 
-    def _split(self, documents: Iterable[Document], tally: Tally) -> Iterator[tuple[str, Document]]:
+    def _split(self, name: str, documents: Iterable[Document], tally: Tally) -> Iterator[tuple[str, Document]]:
         for document in documents:
             split = side(document.fingerprint, self._seed, self._held_out)
+            try:
+                tally.bytes[split] += len(document.text.encode())
+            except UnicodeEncodeError as error:
+                what = f"{document.place} holds a lone surrogate ({error.reason})"
+                raise DataError(f"source.{name}", what, "put unicode into step, which drops such texts") from None
             tally.documents[split] += 1
-            tally.bytes[split] += len(document.text.encode())
             yield split, document
 
     def train_texts(self) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""data."""
+"""Steps of training and evaluation, made of shards."""

@@ -35,12 +35,12 @@ class Head(nn.Module):
         vocabulary, _ = config.closed()
         self.softcap = config.softcap
         self.register_parameter("weight", None if config.tied else nn.Parameter(torch.empty(vocabulary, config.width)))
-        self.likelihood = Likelihood(config.softcap)
+        self.softmax = Softmax(config.softcap)
         self.gradient = Gradient(config.softcap)
 
     def compile_(self, **options: Any) -> None:
         """Compile likelihoods and their gradients in place."""
-        self.likelihood.compile(**options)
+        self.softmax.compile(**options)
         self.gradient.compile(**options)
 
     def forward(self, x_BTD: Tensor, targets_BT: Tensor | None = None, tied: Tensor | None = None) -> Any:
@@ -59,114 +59,117 @@ class Head(nn.Module):
         if targets_BT is None:
             return cap(functional.linear(x_BTD, weight_VD), self.softcap)
         x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
-        logits = len(x_ND) * len(weight_VD)
-        if logits <= WHOLE.get(x_BTD.device.type, PIECE):
-            nll_N, log_z_N = self.likelihood(x_ND, weight_VD, targets_N)
-        else:
-            rows = max(1, PIECE // len(weight_VD))
-            nll_N, log_z_N = Pieces.apply(x_ND, weight_VD, targets_N, self, rows)
+        nll_N, log_z_N = Likelihood.apply(x_ND, weight_VD, targets_N, self.softmax, self.gradient)
         return nll_N.view_as(targets_BT), log_z_N.view_as(targets_BT)
 
 
-class Likelihood(nn.Module):
-    """Likelihoods of rows whose logits fit into memory; a module without parameters, so that it can be compiled in place."""
+class Likelihood(torch.autograd.Function):
+    """Likelihoods of rows, by as many pieces as memory asks for.
 
-    def __init__(self, softcap: float | None) -> None:
-        super().__init__()
-        self.softcap = softcap
-
-    def forward(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihoods and log-normalisers, (N,) fp32 each."""
-        pair: tuple[Tensor, Tensor] = LogSoftmax.apply(functional.linear(x_ND, weight_VD), targets_N, self.softcap)
-        return pair
-
-
-class Gradient(nn.Module):
-    """Gradient of a piece's likelihoods, its logits made anew; without parameters, so that it can be compiled in place."""
-
-    def __init__(self, softcap: float | None) -> None:
-        super().__init__()
-        self.softcap = softcap
-
-    def forward(
-        self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, log_z_N: Tensor, by_N2: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients by `x_ND` and `weight_VD`; `by_N2` are those by likelihood and log-normaliser."""
-        logits_NV = functional.linear(x_ND, weight_VD)
-        by_logits_NV = gradient(logits_NV, targets_N, log_z_N, by_N2[:, 0], by_N2[:, 1], self.softcap)
-        return by_logits_NV @ weight_VD, by_logits_NV.T @ x_ND
-
-
-class LogSoftmax(torch.autograd.Function):
-    """Likelihoods from logits; keeps the logits in their own dtype and no softmax, which the backward pass makes anew."""
+    One piece keeps the exponentials of its logits for the backward pass; of several, none keeps anything and the backward pass
+    makes each anew, so that no more than one piece's logits are ever there. Gradients are right for any gradient by
+    likelihoods and log-normalisers. The matrix's is summed over pieces in its own dtype.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softmax: Softmax, gradient: Gradient
+    ) -> tuple[Tensor, Tensor]:
         """Negative log-likelihoods, zero where there is no target, and log-normalisers: (N,), fp32 at least."""
-        capped_NV = cap(logits_NV, softcap)
-        log_z_N = capped_NV.logsumexp(dim=-1)
-        kept_N = targets_N != IGNORED
-        chosen_N = logits_NV.gather(1, targets_N.where(kept_N, 0)[:, None])[:, 0]
-        ctx.save_for_backward(logits_NV, targets_N, log_z_N)
-        ctx.softcap = softcap
-        return (log_z_N - cap(chosen_N, softcap)).where(kept_N, 0.0), log_z_N
-
-    @staticmethod
-    def backward(ctx: Any, *by: Tensor) -> tuple[Tensor, None, None]:
-        """Gradient by the logits."""
-        logits_NV, targets_N, log_z_N = ctx.saved_tensors
-        return gradient(logits_NV, targets_N, log_z_N, *by, ctx.softcap), None, None
-
-
-class Pieces(torch.autograd.Function):
-    """Likelihoods by pieces of rows: no more than one piece's logits are ever there, forward or backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, head: Head, rows: int
-    ) -> tuple[Tensor, Tensor]:
-        """Like `Likelihood`, of `rows` rows at a time."""
-        ctx.head, ctx.rows, ctx.weight_dtype, ctx.x_dtype = head, rows, weight_VD.dtype, x_ND.dtype
-        kind = x_ND.device.type
-        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
-        cast_ND, cast_VD = x_ND.to(ctx.dtype), weight_VD.to(ctx.dtype)
-        pairs = [
-            head.likelihood(x, cast_VD, targets)
-            for x, targets in zip(cast_ND.split(rows), targets_N.split(rows), strict=True)
-        ]
-        nll_N, log_z_N = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        ctx.save_for_backward(x_ND, weight_VD, targets_N, log_z_N)
+        kind, rows = x_ND.device.type, len(x_ND)
+        if rows * len(weight_VD) > WHOLE.get(kind, PIECE):
+            rows = max(1, PIECE // len(weight_VD))
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
+        x, weight = x_ND.to(dtype), weight_VD.to(dtype)
+        parts = [softmax(x[i : i + rows], weight, targets_N[i : i + rows]) for i in range(0, len(x), rows)]
+        nll_N, log_z_N, sums_N = (torch.cat([part[i] for part in parts]) for i in range(3))
+        kept = parts[0][3] if len(parts) == 1 else None
+        ctx.save_for_backward(x, weight_VD, targets_N, log_z_N, sums_N, kept)
+        ctx.rows, ctx.softmax, ctx.gradient, ctx.dtypes = rows, softmax, gradient, (x_ND.dtype, weight_VD.dtype)
         return nll_N, log_z_N
 
     @staticmethod
     def backward(ctx: Any, *by: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """Gradients by the stream and the matrix; the latter is summed over pieces in the matrix's dtype."""
-        x_ND, weight_VD, targets_N, log_z_N = ctx.saved_tensors
-        cast_ND, cast_VD, by_N2 = x_ND.to(ctx.dtype), weight_VD.to(ctx.dtype), torch.stack(by, dim=1)
-        by_x_ND, by_weight_VD = torch.empty_like(x_ND), torch.zeros_like(weight_VD)
-        for start in range(0, len(x_ND), ctx.rows):
+        """Gradients by the stream and the matrix."""
+        x, weight_VD, targets_N, log_z_N, sums_N, kept = ctx.saved_tensors
+        weight, by_N2 = weight_VD.to(x.dtype), torch.stack(by, dim=1)
+        by_x, by_weight_VD = [], None
+        for start in range(0, len(x), ctx.rows):
             piece = slice(start, start + ctx.rows)
-            by_x, by_weight = ctx.head.gradient(cast_ND[piece], cast_VD, targets_N[piece], log_z_N[piece], by_N2[piece])
-            by_x_ND[piece] = by_x
-            by_weight_VD += by_weight
-        return by_x_ND, by_weight_VD, None, None, None
+            rows = x[piece], weight, targets_N[piece]
+            made = kept if kept is not None else ctx.softmax(*rows)[3]
+            by_rows, by_weight = ctx.gradient(*rows, made, log_z_N[piece], sums_N[piece], by_N2[piece])
+            by_x.append(by_rows)
+            by_weight_VD = by_weight.to(ctx.dtypes[1]) if by_weight_VD is None else by_weight_VD.add_(by_weight)
+            del made
+        return torch.cat(by_x).to(ctx.dtypes[0]), by_weight_VD, None, None, None
+
+
+class Softmax(nn.Module):
+    """Likelihoods of a piece; it has no parameters and is a module so that it can be compiled in place."""
+
+    def __init__(self, softcap: float | None) -> None:
+        super().__init__()
+        self.softcap = softcap
+
+    def forward(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Likelihoods and what their gradient needs.
+
+        Returns:
+            nll_N: negative log-likelihoods, zero where there is no target.
+            log_z_N: logarithms of the normalisers.
+            sums_N: sums of the exponentials.
+            kept_NV: exponentials of the logits less their maximum, or the logits themselves before a soft-cap.
+        """
+        logits_NV = x_ND @ weight_VD.T
+        capped_NV = cap(logits_NV, self.softcap)
+        top_N1 = capped_NV.amax(dim=-1, keepdim=True)
+        exponentials_NV = (capped_NV - top_N1).exp()
+        kept_NV = (exponentials_NV if self.softcap is None else logits_NV).to(logits_NV.dtype)
+        sums_N = exponentials_NV.sum(dim=-1)
+        log_z_N = sums_N.log() + top_N1[:, 0]
+        has_N = targets_N != IGNORED
+        chosen_N = logits_NV.gather(1, targets_N.where(has_N, 0)[:, None])[:, 0]
+        return (log_z_N - cap(chosen_N, self.softcap)).where(has_N, 0.0), log_z_N, sums_N, kept_NV
+
+
+class Gradient(nn.Module):
+    """Gradients of a piece's likelihoods; a module for the same reason."""
+
+    def __init__(self, softcap: float | None) -> None:
+        super().__init__()
+        self.softcap = softcap
+
+    def forward(
+        self,
+        x_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        kept_NV: Tensor,
+        log_z_N: Tensor,
+        sums_N: Tensor,
+        by_N2: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients by `x_ND` and `weight_VD`, given those by negative log-likelihood and log-normaliser in `by_N2`."""
+        has_N = targets_N != IGNORED
+        by_nll_N = by_N2[:, 0].where(has_N, 0.0)
+        chosen_N1 = targets_N.where(has_N, 0)[:, None]
+        scale_N1 = (by_nll_N + by_N2[:, 1])[:, None]
+        softmax_NV = self._softmax(kept_NV, log_z_N[:, None], sums_N[:, None])
+        at_N1 = self._softmax(kept_NV.gather(1, chosen_N1), log_z_N[:, None], sums_N[:, None])
+        by_NV = (softmax_NV * scale_N1).to(kept_NV.dtype)
+        by_NV = by_NV.scatter(1, chosen_N1, (at_N1 * scale_N1 - by_nll_N[:, None]).to(kept_NV.dtype))
+        if self.softcap is not None:
+            slope_NV = 1 - (cap(kept_NV, self.softcap) / self.softcap).square()
+            by_NV = (by_NV * slope_NV).to(kept_NV.dtype)
+        # A transposed left factor halves oneDNN's rate, and x is the smaller one to transpose.
+        return by_NV @ weight_VD, (x_ND.T.contiguous() @ by_NV).T
+
+    def _softmax(self, kept: Tensor, log_z: Tensor, sums: Tensor) -> Tensor:
+        return kept / sums if self.softcap is None else (cap(kept, self.softcap) - log_z).exp()
 
 
 def cap(logits: Tensor, softcap: float | None) -> Tensor:
     """cap tanh(logits / cap), or the logits themselves: fp32 at least."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return wide if softcap is None else softcap * torch.tanh(wide / softcap)
-
-
-def gradient(
-    logits_NV: Tensor, targets_N: Tensor, log_z_N: Tensor, by_nll_N: Tensor, by_log_z_N: Tensor, softcap: float | None
-) -> Tensor:
-    """Gradient by the logits of -log softmax(cap(logits))[target] and of the log-normaliser, in the logits' dtype."""
-    capped_NV = cap(logits_NV, softcap)
-    by_nll_N = by_nll_N.where(targets_N != IGNORED, 0.0)
-    softmax_NV = (capped_NV - log_z_N[:, None]).exp()
-    chosen_NV = torch.arange(logits_NV.shape[1], device=logits_NV.device) == targets_N[:, None]
-    by_NV = softmax_NV * (by_nll_N + by_log_z_N)[:, None] - torch.where(chosen_NV, by_nll_N[:, None], 0.0)
-    if softcap is not None:
-        by_NV = by_NV * (1 - (capped_NV / softcap).square())
-    return by_NV.to(logits_NV.dtype)

@@ -31,10 +31,9 @@ _LONGEST = 65_536
 class Mixture:
     """A sequence of sources in which every prefix holds its shares to within one sample.
 
-    Where shares are constant from the start, |count - share * index| < 1 for each source and prefix. Where they move,
-    this holds at the edges of stretches for the exact integral of the shares, and between them but for a few places
-    beside an edge that lack a fraction of a sample: two samples at most anywhere. A source is never drawn while its
-    share is 0.
+    |count - integral of the share| < 1 for each source and prefix, whether shares stay or move. (Only a share that
+    falls to exactly 0 with a part of a draw left over can push another source beyond that, to 2 at most.) A source is
+    never drawn while its share is 0.
 
     Args:
         knots: as `weights.parse` returns: rising (sample, shares) with equally many shares that sum to 1.

@@ -9,11 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from groundup.core.keyed import derive
+
 Integers = NDArray[np.int64]
 
 _ROUNDS = 6
 _MASK = (1 << 64) - 1
 _LARGEST = 1 << 62
+GROUP = 8
+"""How many pieces `grouped` shuffles together."""
 
 
 def permutation(index: Integers, size: int, key: int) -> Integers:
@@ -45,6 +49,43 @@ def permutation(index: Integers, size: int, key: int) -> Integers:
         flat[outside] = walked
         outside = outside[walked >= limit]
     return flat.astype(np.int64).reshape(given.shape)
+
+
+def grouped(index: Integers, size: int, piece: int, key: int) -> Integers:
+    """A shuffle that stays near: runs of `piece` neighbours are shuffled, and the elements of each 8 of them together.
+
+    So at any time only 8 stretches of what is shuffled are in use. What does not fill a run comes last.
+
+    Args:
+        index: (n,), values in [0, size).
+        size: as for `permutation`.
+        piece: at least 1.
+        key: 64 bits.
+
+    Returns:
+        (n,); over all indices each value in [0, size) exactly once.
+
+    Raises:
+        ValueError: a size, piece or index out of range.
+    """
+    if piece < 1:
+        raise ValueError(f"a piece cannot hold {piece} elements")
+    given = np.asarray(index, dtype=np.int64)
+    if given.size and (given.min() < 0 or given.max() >= size):
+        raise ValueError(f"an index lies outside [0, {size})")
+    pieces = size // piece
+    made = np.empty_like(given)
+    groups = np.minimum(given, pieces * piece) // (GROUP * piece)
+    groups[given >= pieces * piece] = -1
+    for group in np.unique(groups).tolist():
+        rows = np.flatnonzero(groups == group)
+        first = group * GROUP if group >= 0 else pieces
+        held = min(GROUP, pieces - first) * piece if group >= 0 else size - pieces * piece
+        place = permutation(given[rows] - first * piece, held, derive(key, "group", group))
+        slot, within = np.divmod(place, piece)
+        there = permutation(first + slot, pieces, derive(key, "pieces")) if group >= 0 else first + slot
+        made[rows] = there * piece + within
+    return made
 
 
 def _feistel(value: NDArray[np.uint64], bits: int, keys: list[np.uint64]) -> NDArray[np.uint64]:

@@ -97,10 +97,10 @@ def _samples(report: Report, figures: Figures) -> None:
     statistics = found["statistics"]
     if statistics is None:
         return
-    n, m = statistics["distinct_n"], statistics["copied_n"]
+    n, m, share = statistics["distinct_n"], statistics["copied_n"], figures["compared_share"]
     report.paragraph(
-        f"Of these {len(found['texts'])} samples (step {found['step']:,}), prompts not counted, "
-        f"against the whole training text, words in lower case:"
+        f"Of these {len(found['texts'])} samples (step {found['step']:,}), prompts not counted, against "
+        f"{'all' if share == 1 else percent(share)} of the training text, words in lower case:"
     )
     missing = ", ".join(statistics["invalid"][:8])
     rows = [

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from groundup.callback import curves, samples
@@ -20,11 +21,16 @@ from groundup.core.files import atomic_json
 from groundup.evaluation.samples import Sample, examine
 from groundup.model import count
 from groundup.shard.manifest import Manifest
+from groundup.shard.storage import open_storage
+from groundup.tokenizer.load import load as load_tokenizer
+from groundup.tokenizer.protocol import Tokenizer
 from groundup.trainer import segments as segment_list
 from groundup.trainer.page import page
 from groundup.trainer.run import Outcome, Recipe, device_of
 
 FIGURES = "report.json"
+COMPARED_TOKENS = 200_000_000
+"""Samples are compared with so many tokens of training text at most, first shards first; the page says what share."""
 
 
 def write_run_report(folder: Path, recipe: Recipe, outcome: Outcome) -> Path:
@@ -49,7 +55,7 @@ def write_run_report(folder: Path, recipe: Recipe, outcome: Outcome) -> Path:
 
 def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
     """Every figure of the report, as plain values."""
-    manifest = Manifest.read(Path(recipe.data.path))
+    manifest = Manifest.read(recipe.data.path)
     config, segments = segment_list.read(folder)
     data = data_rows(manifest)
     trained = sum(row["tokens"] for row in data if row["split"] == "train")
@@ -65,7 +71,10 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "precision": precision,
         "held_out": dict(outcome.held_out),
         "speed": speed_figures(read(folder / SPEED)),
-        "samples": sample_figures(samples.read(folder), lambda: training_texts(Path(recipe.data.path), manifest)),
+        "samples": sample_figures(
+            samples.read(folder), training_texts(recipe.data.path, load_tokenizer(folder / "tokenizer"))
+        ),
+        "compared_share": min(1.0, COMPARED_TOKENS / trained) if trained else 0.0,
         "data": data,
         "config": {**config, "model": to_dict(recipe.model)},
         "segments": [{"first": s.first.steps, "reason": s.reason, "set": s.set} for s in segments],
@@ -104,18 +113,53 @@ def over_restarts(clock: Iterable[float]) -> float:
     return whole
 
 
-def sample_figures(records: list[dict[str, Any]], texts: Callable[[], Iterable[str]]) -> dict[str, Any] | None:
-    """The last samples and their statistics; None where there are none."""
+def sample_figures(records: list[dict[str, Any]], texts: Iterable[str]) -> dict[str, Any] | None:
+    """The last samples and their statistics against the training text; None where there are no samples."""
     if not records:
         return None
     step = records[-1]["step"]
     last = [record for record in records if record["step"] == step]
-    found = examine([Sample(record["prompt"], record["text"]) for record in last], texts())
+    found = examine([Sample(record["prompt"], record["text"]) for record in last], texts)
     return {
         "step": step,
         "texts": [{"prompt": record["prompt"], "text": record["text"]} for record in last],
         "statistics": asdict(found),
     }
+
+
+def training_texts(data: str | Path, tokenizer: Tokenizer, most_tokens: int = COMPARED_TOKENS) -> Iterator[str]:
+    """The documents of the training shards, one at a time, until so many tokens are read.
+
+    Raises:
+        DataError: the shards are gone or damaged.
+    """
+    storage = open_storage(data)
+    manifest = Manifest.read(storage)
+    left, dtype = most_tokens, np.dtype(manifest.tokenizer.dtype).newbyteorder("<")
+    for holding in manifest.splits.get("train", {}).values():
+        for shard in holding.shards:
+            path = storage.path(shard.data.file, shard.data.size, shard.data.sha256)
+            tokens = np.memmap(path, dtype=dtype, mode="r")[: max(0, left)]
+            left -= len(tokens)
+            start = 0
+            for stop in np.flatnonzero(tokens == manifest.tokenizer.end):
+                yield tokenizer.decode(tokens[start:stop].tolist())
+                start = int(stop) + 1
+
+
+def data_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """What each split holds of each source."""
+    return [
+        {
+            "split": split,
+            "source": name,
+            "documents": holding.documents,
+            "tokens": holding.tokens,
+            "bytes": holding.bytes,
+        }
+        for split, sources in manifest.splits.items()
+        for name, holding in sources.items()
+    ]
 
 
 def environment(accelerator: str) -> dict[str, str]:

@@ -55,7 +55,9 @@ def staged(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError(str(folder), "another prepare.py is writing it", "wait, or give another path=...") from None
+            raise StorageError(
+                str(folder), "another prepare.py is writing it", "wait, or give another path=..."
+            ) from None
         try:
             _clear(place)
             yield place

@@ -20,6 +20,7 @@ from groundup.core import checkpoint, ranks
 from groundup.core.config import MISSING, fingerprint, identity_of, option, schema, to_dict
 from groundup.core.errors import CheckpointError, ConfigError, StorageError
 from groundup.core.files import make_folder, read_json, storage_error
+from groundup.core.memory import keep_freed_memory
 from groundup.model import count
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments as segment_list
@@ -101,6 +102,7 @@ class Train:
 
     def run(self) -> None:
         """Train, or go on training; then write the report."""
+        keep_freed_memory()  # before torch is imported
         folder = self.folder()
         plan = self.plan()
         if self.fresh and ranks.rank() == 0:

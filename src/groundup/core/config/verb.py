@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
@@ -38,12 +40,14 @@ def verb(root: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         script = Path(main.__code__.co_filename).resolve()
+        failed: list[UserError] = []
         name = str(root.__dataclass_fields__["kind"].default)  # type: ignore[attr-defined]  # schema() made it
 
         @functools.wraps(main)
         def program() -> None:
             forget_script_folder(script.parent)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on; they are told in one line below
+            failed.clear()
             try:
                 import_plugins(sys.argv[1:])
                 store()
@@ -52,18 +56,30 @@ def verb(root: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
                     return
                 hydra.main(version_base="1.3", config_path=str(script.parent / "conf"), config_name=name)(task)()
             except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-                told = as_user_error(error)
-                if told is None:
-                    raise
-                print(f"error: {told}", file=sys.stderr)
+                failed.append(tell(error))
+            if failed:
                 sys.exit(2)
 
         def task(tree: DictConfig) -> None:
-            main(instantiate(tree))
+            try:
+                main(instantiate(tree))
+            except (UserError, OSError) as error:
+                failed.append(tell(error))
+                if HydraConfig.get().mode != RunMode.MULTIRUN:
+                    sys.exit(2)  # in a multirun the other jobs go on
 
         return program
 
     return decorate
+
+
+def tell(error: Exception) -> UserError:
+    """Print an error the user can act on as one line; anything else is raised as it is."""
+    told = as_user_error(error)
+    if told is None:
+        raise error
+    print(f"error: {told}", file=sys.stderr, flush=True)
+    return told
 
 
 def forget_script_folder(folder: Path) -> None:
@@ -96,12 +112,12 @@ def as_user_error(error: Exception) -> UserError | None:
     """Restate an error of Hydra, OmegaConf or the file system as one line; None if it is a bug of ours."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError):
-        return storage_error(Path(error.filename), error) if isinstance(error.filename, str) else None
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         where = f"{group}={option}" if group else f"--config-name {option}"
         return ConfigError(where, "no such option", nearest(option, error.options or ()))
+    if isinstance(error, OSError):
+        return storage_error(Path(error.filename), error) if isinstance(error.filename, str) else None
     if isinstance(error, OverrideParseException):
         return ConfigError(error.override, "cannot be read as an override", "write key=value, quoted for the shell")
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error

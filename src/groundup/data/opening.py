@@ -1,0 +1,103 @@
+"""Shards opened as a config says, checked before anything heavy is imported; it makes no batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundup.core.errors import ConfigError, DataError
+from groundup.shard.manifest import REMEDY, Manifest, Verified
+from groundup.shard.mixture import Mixture
+from groundup.shard.skip import Skips
+from groundup.shard.source import Source
+from groundup.shard.storage import Storage, open_storage
+from groundup.shard.stream import Stream
+from groundup.shard.weights import parse
+from groundup.tokenizer.load import load
+
+if TYPE_CHECKING:
+    from groundup.data.config import Shards
+
+TRAIN = "train"
+HELD_OUT = "held_out"
+
+_GOOD: dict[tuple[str, str], Verified] = {}
+
+
+class Opened:
+    """A data folder that was checked, and what can be read from it.
+
+    Args:
+        config: how to read it.
+        verify: "auto", "size" or "sha256", see `Manifest.verify`.
+
+    Raises:
+        DataError: shards that are missing or damaged, or hold no training text.
+        ConfigError: weights of unknown sources, or a context longer than a source.
+    """
+
+    def __init__(self, config: Shards, verify: str) -> None:
+        self.config = config
+        self.storage = open_storage(config.path, config.cache, int(config.cache_gigabytes * 1e9))
+        self.manifest = Manifest.read(self.storage)
+        self.verified = _verified(self.storage, self.manifest, verify)
+        self.manifest.holdings(TRAIN, config.path)
+        self.stream(0)
+
+    def stream(self, seed: int) -> Stream:
+        """The endless training stream of a seed.
+
+        Raises:
+            ConfigError: as the class.
+        """
+        config = self.config
+        sources = self.sources(TRAIN)
+        sizes = {source.name: max(1, source.count(config.context)) for source in sources}
+        try:
+            mixture = Mixture(parse(config.weights, sizes))
+            skips = Skips(config.skips)
+            end = self.manifest.tokenizer.end
+            return Stream(sources, mixture, seed, config.context, end, skips, config.shuffle_tokens)
+        except ConfigError as error:
+            raise error.under("data") from None
+
+    def sources(self, split: str) -> list[Source]:
+        """The sources of a split that hold text, in the manifest's order.
+
+        Raises:
+            DataError: there is none.
+        """
+        names = self.manifest.holdings(split, self.config.path)
+        return [Source(self.storage, self.manifest, split, name) for name in names]
+
+    def held_out(self) -> list[Source]:
+        """The held-out sources, in the order of `held_out_names`; may be none."""
+        return [Source(self.storage, self.manifest, HELD_OUT, name) for name in held_out_names(self.manifest)]
+
+    def check_tokenizer(self) -> None:
+        """See that the tokenizer beside local shards is the one they were made with.
+
+        Raises:
+            DataError: it is another, or missing or damaged.
+        """
+        if not self.storage.local:
+            return
+        where = self.storage.describe("tokenizer")
+        if load(Path(where)).digest != self.manifest.tokenizer.digest:
+            raise DataError(where, "is another tokenizer than the shards were made with", REMEDY)
+
+
+def held_out_names(manifest: Manifest) -> list[str]:
+    """The sources whose held-out text is long enough to hold a target."""
+    return [name for name, holding in manifest.splits.get(HELD_OUT, {}).items() if holding.tokens > 1]
+
+
+def _verified(storage: Storage, manifest: Manifest, mode: str) -> Verified:
+    """`Manifest.verify`, which reads the same contents only once in a process."""
+    known = _GOOD.get((storage.describe(""), manifest.digest))
+    if known is not None and known.contents:
+        manifest.verify(storage, "size")
+        return known
+    verified = manifest.verify(storage, mode)
+    _GOOD[storage.describe(""), manifest.digest] = verified
+    return verified

@@ -1,0 +1,133 @@
+"""What a training step consumes: its micro-batches for one rank and the counts to normalise by; where from is unknown.
+
+Shape letters: B rows of a micro-batch, T positions of context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from groundup.shard.documents import documents
+
+IGNORED = -100
+"""The target of a position that is not predicted."""
+
+
+@dataclass(eq=False)
+class Batch:
+    """A micro-batch of next-token prediction.
+
+    Attributes:
+        tokens_BT: int64.
+        targets_BT: int64, the successor of each token, `IGNORED` where none is predicted.
+        documents_BT: int32, the document of each position, rising along a row; None where documents are not told
+            apart.
+        positions_BT: int64, the position of each token in its document; None with `documents_BT`.
+    """
+
+    tokens_BT: torch.Tensor  # noqa: N815
+    targets_BT: torch.Tensor  # noqa: N815
+    documents_BT: torch.Tensor | None = None  # noqa: N815
+    positions_BT: torch.Tensor | None = None  # noqa: N815
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a copy to an accelerator does not wait."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return Batch(
+            change(self.tokens_BT),
+            change(self.targets_BT),
+            None if self.documents_BT is None else change(self.documents_BT),
+            None if self.positions_BT is None else change(self.positions_BT),
+        )
+
+
+@dataclass(eq=False)
+class Step:
+    """One optimizer step for one rank.
+
+    Attributes:
+        step: its number, 0 for the first of a run.
+        samples: samples in the step, over all ranks.
+        tokens: tokens of context in them.
+        targets: predicted positions in them, over all ranks; what a loss that was summed is divided by.
+        first_sample: the number of its first sample in the stream.
+        micro_batches: this rank's; every rank has equally many, of equal shape.
+        micro_numbers: the number of each micro-batch over all ranks, the same for the same samples in any world.
+    """
+
+    step: int
+    samples: int
+    tokens: int
+    targets: int
+    first_sample: int
+    micro_batches: list[Batch]
+    micro_numbers: list[int]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Step:
+        """The same on a device."""
+        return replace(self, micro_batches=[batch.to(device, non_blocking) for batch in self.micro_batches])
+
+    def pin_memory(self) -> Step:
+        """The same in page-locked memory."""
+        return replace(self, micro_batches=[batch.pin_memory() for batch in self.micro_batches])
+
+
+@dataclass(eq=False)
+class Parcel:
+    """A step as the shards hold it. Pickled, it arrives as a `Step`: a quarter of the bytes cross between processes,
+    by the pipe, so no shared memory can run out.
+
+    Attributes:
+        rows: (micro-batches * B, T + 1) tokens of the shards' type.
+        filled: targets that are predicted in each row, from its start; None where that is all of them.
+        end: the id that opens documents, None where they are not told apart.
+    """
+
+    step: int
+    samples: int
+    targets: int
+    first_sample: int
+    micro_numbers: list[int]
+    rows: NDArray[Any]
+    filled: NDArray[np.int64] | None
+    end: int | None
+
+    def __reduce__(self) -> tuple[Callable[..., Step], tuple[Any, ...]]:
+        return _unpack, tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+    def unpack(self) -> Step:
+        """The step, as tensors of this process."""
+        many, context = len(self.micro_numbers), self.rows.shape[1] - 1
+        tokens = self.rows[:, :-1].astype(np.int64)
+        targets = self.rows[:, 1:].astype(np.int64)
+        if self.filled is not None:
+            targets[np.arange(context) >= self.filled[:, None]] = IGNORED
+        parts: list[NDArray[Any]] = [tokens, targets]
+        if self.end is not None:
+            parts.extend(documents(self.rows[:, :-1], self.end))
+        shaped = [torch.from_numpy(part.reshape(many, -1, context)) for part in parts]
+        return Step(
+            step=self.step,
+            samples=self.samples,
+            tokens=self.samples * context,
+            targets=self.targets,
+            first_sample=self.first_sample,
+            micro_batches=[Batch(*(part[number] for part in shaped)) for number in range(many)],
+            micro_numbers=self.micro_numbers,
+        )
+
+
+def _unpack(*fields: Any) -> Step:
+    return Parcel(*fields).unpack()

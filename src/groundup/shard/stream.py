@@ -1,0 +1,213 @@
+"""The order of the data as a pure function of the sample number; batches, ranks and workers are unknown to it.
+
+consumed -> index (skipped ranges are passed over) -> source and ordinal (mixture) -> epoch and window (keyed shuffle).
+So one integer is all the state there is, and any stretch can be computed by anyone, in any order.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.core.errors import ConfigError
+from groundup.core.keyed import derive
+from groundup.shard.documents import documents
+from groundup.shard.mixture import Mixture
+from groundup.shard.order import GROUP, grouped, permutation
+from groundup.shard.skip import Skips
+from groundup.shard.source import Document, Source
+
+Integers = NDArray[np.int64]
+Tokens = NDArray[Any]
+
+_BLOCK = 4096
+_BLOCKS_KEPT = 4
+
+
+class Place(NamedTuple):
+    """Where samples stand: the number of their source, its epoch, and the window's number there; arrays alike."""
+
+    source: Integers
+    epoch: Integers
+    window: Integers
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a sample is made of.
+
+    Attributes:
+        sample: its number in the stream.
+        index: its place in the order, which counts skipped samples too; what `skips` ranges over.
+        source: the source's name.
+        epoch: how often the source had been read through before.
+        window: the window's number in the source.
+        first: the offset of its first token in the source.
+        documents: the documents its tokens lie in, with where they came from.
+    """
+
+    sample: int
+    index: int
+    source: str
+    epoch: int
+    window: int
+    first: int
+    documents: list[Document]
+
+
+class Stream:
+    """Samples 0, 1, 2, ... without end: windows of context + 1 tokens of several sources, mixed and shuffled.
+
+    Each epoch of each source is every window of it once, in an order of its own.
+
+    Args:
+        sources: in the order the mixture numbers them.
+        mixture: how much of each.
+        seed: names the order.
+        context: tokens of a window that are fed to a model; each comes with its successor.
+        end: the token that opens documents.
+        skips: what is never served.
+        shuffle_tokens: None shuffles each source as a whole; else only so many neighbouring tokens, in 8 pieces from
+            anywhere in the source, are shuffled together, so that few shards are in use at a time.
+
+    Raises:
+        ConfigError: a source shorter than one window.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        mixture: Mixture,
+        seed: int,
+        context: int,
+        end: int,
+        skips: Skips | None = None,
+        shuffle_tokens: int | None = None,
+    ) -> None:
+        if len(sources) != mixture.sources:
+            raise ValueError(f"{len(sources)} sources cannot be mixed by {mixture.sources} shares")
+        self.sources, self.mixture, self.skips = list(sources), mixture, skips or Skips()
+        self.seed, self.context, self.end = seed, context, end
+        self.dtype = sources[0].dtype
+        self._sizes = np.array([source.count(context) for source in sources], dtype=np.int64)
+        self._piece = max(1, shuffle_tokens // (GROUP * context)) if shuffle_tokens is not None else None
+        self._blocks: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
+        self._far = [source for source in sources if source.remote]
+        for source, size in zip(sources, self._sizes.tolist(), strict=True):
+            if size == 0:
+                where = f"context={context}"
+                what = f"is more than the {source.tokens} tokens of {source.split} source {source.name} allow"
+                raise ConfigError(where, what, f"set context at most {max(1, source.tokens - 1)} or prepare more text")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": OrderedDict()}
+
+    def locate(self, samples: Integers) -> Place:
+        """Where each sample stands, from its number alone.
+
+        Args:
+            samples: (n,), at least 0.
+        """
+        source, ordinal = self.mixture.locate(self.skips.index(np.asarray(samples, dtype=np.int64)))
+        epoch, rest = np.divmod(ordinal, self._sizes[source])
+        window = np.empty_like(rest)
+        for number in np.unique(source).tolist():
+            rows = np.flatnonzero(source == number)
+            for turn in np.unique(epoch[rows]).tolist():
+                some = rows[epoch[rows] == turn] if turn or epoch[rows].any() else rows
+                key = derive(self.seed, "order", self.sources[number].name, turn)
+                size = int(self._sizes[number])
+                window[some] = (
+                    permutation(rest[some], size, key)
+                    if self._piece is None
+                    else grouped(rest[some], size, self._piece, key)
+                )
+        return Place(source, epoch, window)
+
+    def tokens(self, samples: Integers) -> Tokens:
+        """The windows of samples: (n, context + 1) of the shards' type.
+
+        Raises:
+            DataError: a shard that is missing or damaged.
+        """
+        samples = np.asarray(samples, dtype=np.int64)
+        source, first = self._offsets(samples)
+        if len(self.sources) == 1:
+            return self.sources[0].gather(first, self.context + 1)
+        made = np.empty((samples.size, self.context + 1), dtype=self.dtype)
+        for number in np.unique(source).tolist():
+            rows = np.flatnonzero(source == number)
+            made[rows] = self.sources[number].gather(first[rows], self.context + 1)
+        return made
+
+    def windows(self, first_sample: int, count: int) -> tuple[Tokens, NDArray[np.int32]]:
+        """`count` samples from a number on: tokens (count, context + 1), and the number of each token's document."""
+        tokens = self.tokens(np.arange(first_sample, first_sample + count, dtype=np.int64))
+        return tokens, documents(tokens, self.end)[0]
+
+    def epochs(self, samples: int) -> dict[str, float]:
+        """How often the first `samples` samples read each source through; above 1, text is repeated."""
+        counts = self.mixture.counts(int(self.skips.index(np.array([samples]))[0]))
+        return {source.name: float(c / n) for source, c, n in zip(self.sources, counts, self._sizes, strict=True)}
+
+    def explain(self, sample: int) -> Explanation:
+        """The source, window and documents of a sample.
+
+        Raises:
+            DataError: a shard that is missing or damaged.
+        """
+        one = np.array([sample], dtype=np.int64)
+        place = self.locate(one)
+        source = self.sources[int(place.source[0])]
+        first = int(place.window[0]) * self.context
+        found = [source.document(first)]
+        while found[-1].end < first + self.context + 1:
+            found.append(source.document(found[-1].end))
+        return Explanation(
+            sample=sample,
+            index=int(self.skips.index(one)[0]),
+            source=source.name,
+            epoch=int(place.epoch[0]),
+            window=int(place.window[0]),
+            first=first,
+            documents=found,
+        )
+
+    def _offsets(self, samples: Integers) -> tuple[Integers, Integers]:
+        """The source and first token of samples, worked out for thousands of neighbours at once and kept a while."""
+        if not samples.size:
+            return samples, samples
+        blocks = samples // _BLOCK
+        low, high = int(blocks.min()), int(blocks.max())
+        if low == high:
+            source, first = self._block(low)
+            within = samples - low * _BLOCK
+            return source[within], first[within]
+        sources, firsts = np.empty_like(samples), np.empty_like(samples)
+        for number in np.unique(blocks).tolist():
+            rows = np.flatnonzero(blocks == number)
+            source, first = self._block(number)
+            within = samples[rows] - number * _BLOCK
+            sources[rows], firsts[rows] = source[within], first[within]
+        return sources, firsts
+
+    def _block(self, number: int) -> tuple[Integers, Integers]:
+        found = self._blocks.get(number)
+        if found is None:
+            found = self._blocks[number] = self._work_out(number)
+            if len(self._blocks) > _BLOCKS_KEPT:
+                self._blocks.popitem(last=False)
+            if self._far:
+                for position, source in enumerate(self.sources):
+                    for offsets in (found, self._work_out(number + 1)):
+                        source.ahead(offsets[1][offsets[0] == position])
+        return found
+
+    def _work_out(self, number: int) -> tuple[Integers, Integers]:
+        place = self.locate(np.arange(number * _BLOCK, (number + 1) * _BLOCK, dtype=np.int64))
+        return place.source, place.window * self.context

@@ -1,0 +1,44 @@
+"""The quality benchmark in its tiny mode: every recipe that can run does, the others are named, and rows are kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "benchmarks" / "quality.py"
+
+
+def run(*arguments: str) -> list[dict[str, object]]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--tiny", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_each_recipe_runs_or_names_its_absent_peer_and_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
+    record = tmp_path / "quality.jsonl"
+    lines = run("--record", str(record))
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    here = importlib.util.find_spec("litgpt") is not None
+    assert [row["recipe"] for row in rows] == ["default", "gpt2", *(["pythia"] if here else [])]
+    assert all(1 < row["bits_per_byte"] < 9 and row["steps"] == 6 and row["training_seconds"] > 0 for row in rows)
+    assert here or {"benchmark": "quality", "recipe": "pythia", "skipped": "litgpt is not installed"} in lines
+    ratio = next(line for line in lines if line.get("figure") == "default / gpt2")
+    assert ratio["value"] == round(rows[0]["bits_per_byte"] / rows[1]["bits_per_byte"], 4)
+    assert "bar" not in ratio, "a tiny run proves nothing"
+
+    before = record.read_bytes()
+    again = run("--record", str(record), "--resume", "--recipes", "default", "gpt2")
+    assert record.read_bytes() == before
+    assert [line for line in again if line.get("figure") == "default / gpt2"] == [ratio]
