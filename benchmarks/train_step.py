@@ -3,11 +3,12 @@
     python benchmarks/train_step.py                 # about six minutes, most of it compilation
     python benchmarks/train_step.py --same-memory   # the peers get groundup's memory settings too
 
-The decoder has 6 layers of width 384 with 6 heads, context 256 and a vocabulary of 8,192; 16 windows a step, bf16 autocast, compiled,
-fused AdamW. litgpt is its own default block (Pythia's), transformers its Llama, which is faster here than its GPT-2; all have the
-same number of matrix parameters, and hence of FLOPs: 6 per matrix parameter with the output head and without the embedding look-up,
-plus 12 L H C T for attention (PaLM, appendix B). Each runs in a process of its own, which waits while another one works; rounds
-alternate A B C A B C, with a 2048 x 2048 x 2048 product in bf16 beside every row. Each line is one figure in JSON.
+The decoder has 6 layers of width 384 with 6 heads, context 256 and a vocabulary of 8,192; 16 windows a step, bf16
+autocast, compiled, fused AdamW. litgpt is its own default block (Pythia's), transformers its Llama, which is faster
+here than its GPT-2; all have the same number of matrix parameters, and hence of FLOPs: 6 per matrix parameter with
+the output head and without the embedding look-up, plus 12 L H C T for attention (PaLM, appendix B). Each runs in a
+process of its own, which waits while another one works; rounds alternate A B C A B C, with a 2048 x 2048 x 2048
+product in bf16 beside every row. Each line is one figure in JSON.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ SMALL_TRAIN = {
     "trainer.threads": "1",
     "stop_steps": "2",
 }
-SHELL_ENDS = {"--help", "-h", "--cfg", "--info"}
+SHOWING = {"--help", "-h", "--cfg"}
 
 
 def blocks(page: Path, *languages: str) -> Iterator[str]:
@@ -67,6 +67,8 @@ RUN = sorted({command for page in PAGES if page.exists() for command in commands
 def shortened(command: str, folder: Path, data: Path) -> list[str]:
     """A command with what makes it small: settings it does not state itself, and places of its own."""
     words = shlex.split(command)
+    if SHOWING & set(words):
+        return words
     given = {word.split("=", 1)[0].lstrip("+~") for word in words}
     if "prepare.py" in words:
         small, forced = SMALL_PREPARE, {"path": str(folder / "data")}
@@ -77,8 +79,6 @@ def shortened(command: str, folder: Path, data: Path) -> list[str]:
         if "model=ngram" in words:
             small = {key: value for key, value in small.items() if not key.startswith("model.")}
     else:
-        return words
-    if SHELL_ENDS & set(words) and "--cfg" not in words:
         return words
     return [*words, *(f"{k}={v}" for k, v in small.items() if k not in given), *(f"{k}={v}" for k, v in forced.items())]
 
@@ -106,14 +106,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     (folder / "texts").mkdir()
     for name, text in sorted(topics.items())[:40]:
-        (folder / "texts" / f"{name.replace('/', '-')}.txt").write_text(text, encoding="utf-8")
+        (folder / "texts" / f"{name.replace('/', '-')}.txt").write_text(f"On {name}\n\n{text}", encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="module")
 def outcomes(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     """Every command run once, two at a time."""
-    data = place / "small"
+    data = place / "data" / "embedded"
     first = execute(
         shlex.split(f"python prepare.py path={data}") + [f"{k}={v}" for k, v in SMALL_PREPARE.items()], place
     )

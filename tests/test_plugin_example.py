@@ -27,7 +27,8 @@ KINDS = {"model": "ngram", "objective": "focal", "schedule": "inverse_root"}
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one of the root's programs as a user with the example on PYTHONPATH would."""
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLE), "OMP_NUM_THREADS": "1"}
+    places = [str(EXAMPLE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / program), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 

@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.core import ranks
@@ -63,11 +64,11 @@ def test_a_place_that_is_no_folder_is_refused_with_a_remedy(tmp_path):
         make_folder(tmp_path / "file" / "below")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 def test_a_full_disk_says_to_free_space(tmp_path):
     with pytest.raises(StorageError, match="free some space"), atomic_file(tmp_path / "file") as file:
         file.write(b"x")
-        with open("/dev/full", "wb", buffering=0) as full:
+        with Path("/dev/full").open("wb", buffering=0) as full:
             full.write(b"x")
     assert not list(tmp_path.iterdir())
 
@@ -78,6 +79,7 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=25)
 @given(plain)
 def test_json_comes_back_as_it_was(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "value.json"

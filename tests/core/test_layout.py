@@ -48,7 +48,9 @@ def test_fewer_than_one_micro_batch_per_rank_is_padding(count, world, micro_batc
     assert padding < world
 
 
-@pytest.mark.parametrize(("count", "world", "rank", "micro_batch"), [(-1, 1, 0, 1), (4, 1, 0, 0), (4, 2, 2, 1), (4, 0, 0, 1)])
+@pytest.mark.parametrize(
+    ("count", "world", "rank", "micro_batch"), [(-1, 1, 0, 1), (4, 1, 0, 0), (4, 2, 2, 1), (4, 0, 0, 1)]
+)
 def test_what_cannot_be_laid_out_is_refused(count, world, rank, micro_batch):
-    with pytest.raises(ValueError, match="cannot lay out|not in a world"):
+    with pytest.raises(ValueError, match=r"cannot lay out|not in a world"):
         rows(count, world, rank, micro_batch)

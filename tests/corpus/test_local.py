@@ -144,7 +144,7 @@ def test_a_wrong_place_is_named_with_what_to_do(tmp_path: Path) -> None:
     write(tmp_path / "empty.txt", "")
     write(tmp_path / "folder/x.bin", "x")
     for path, says in (
-        ("corpsu.txt", r"corpsu\.txt: is missing; .*did you mean corpus\.txt"),
+        ("corpsu.txt", r"corpsu\.txt: is missing; did you mean corpus\.txt"),
         ("nowhere/corpus.txt", "is missing"),
         ("*.text", "matches no file"),
         ("lines.jsonl", r"ends in \.jsonl; .*choose source=\[jsonl\]"),

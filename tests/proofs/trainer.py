@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from groundup.trainer.export import read_all
+from groundup.callback.tensors import read_all
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

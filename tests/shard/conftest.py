@@ -19,7 +19,9 @@ def texts(seed: int, documents: int) -> list[np.ndarray]:
     return [draw.integers(1, VOCABULARY, int(draw.choice([0, 1, 7, 40, 300]))) for _ in range(documents)]
 
 
-def write(folder: Path, split: str, contents: dict[str, list[np.ndarray]], dtype: str, shard_tokens: int) -> dict[str, Holding]:
+def write(
+    folder: Path, split: str, contents: dict[str, list[np.ndarray]], dtype: str, shard_tokens: int
+) -> dict[str, Holding]:
     """Write one split."""
     made = {}
     for name, documents in contents.items():

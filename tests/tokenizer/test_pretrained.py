@@ -66,7 +66,7 @@ def test_gpt2_ids_are_those_of_its_published_algorithm(public_models: Path, code
     vocabulary = json.loads(gzip.decompress((public_models / "gpt2_encoder.json.gz").read_bytes()))
     merges = gzip.decompress((public_models / "gpt2_vocab.bpe.gz").read_bytes()).decode().split("\n")[1:-1]
     peer = GPT2(vocabulary, merges)
-    for text in (*TEXTS, code[2]):
+    for text in (*TEXTS, code[2][:6000]):
         ids = ours.encode(text)
         assert ids == peer.encode(text)
         assert ours.decode(ids) == text
@@ -187,7 +187,7 @@ def test_another_piece_may_end_documents(byte_level_file: Path, public_models: P
 def test_a_tokenizer_without_a_known_end_asks_for_one(byte_level_file: Path, tmp_path: Path) -> None:
     text = byte_level_file.read_text("utf-8").replace("<|endoftext|>", "<|stop|>")
     (tmp_path / "t.json").write_text(text, "utf-8")
-    with pytest.raises(ConfigError, match=r"end: .*give end="):
+    with pytest.raises(ConfigError, match=r"end: .*end=.*<\|stop\|>, <pad>"):
         opened(tmp_path / "t.json")
     assert opened(tmp_path / "t.json", end="<|stop|>").end == 0
 

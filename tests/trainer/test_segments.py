@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_segments_cover_the_run_without_gap_and_each_holds_one_config(
     plan = segments.plan(Root(), changes, tokens)
     assert plan[0].first == Progress()
     assert plan[-1].last.tokens >= tokens
-    for before, after in zip(plan, plan[1:], strict=False):
+    for before, after in pairwise(plan):
         assert before.last == after.first
     for segment in plan:
         size = segments.apply(Root(), segment.set).data.batch_tokens

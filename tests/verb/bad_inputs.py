@@ -79,7 +79,9 @@ def make(place: Path) -> World:
     for number in range(60):
         (text / f"{number}.txt").write_text(f"Chapter {number}. " + "The quick brown fox jumps over the dog. " * 12)
     world = World(place, place / "data", place / "runs")
-    call(world, "prepare.py", ["source=[text]", f"source.text.path={text}", "tokenizer=bytes", "path={data}"], check=True)
+    call(
+        world, "prepare.py", ["source=[text]", f"source.text.path={text}", "tokenizer=bytes", "path={data}"], check=True
+    )
     call(world, "train.py", train(), check=True)
     return world
 
@@ -96,7 +98,9 @@ def call(
     fill = {"data": world.data, "runs": world.runs, "place": world.place}
     if "{run}" in " ".join(arguments):
         fill["run"] = world.run
-    filled = [argument.format(**fill) if argument.count("{") == argument.count("}") else argument for argument in arguments]
+    filled = [
+        argument.format(**fill) if argument.count("{") == argument.count("}") else argument for argument in arguments
+    ]
     return subprocess.run(
         [sys.executable, verb, *filled],
         cwd=ROOT,

@@ -24,7 +24,7 @@ bad_inputs = _load()
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> "bad_inputs.World":
+def world(tmp_path_factory: pytest.TempPathFactory) -> bad_inputs.World:
     return bad_inputs.make(tmp_path_factory.mktemp("world"))
 
 
@@ -39,7 +39,7 @@ def told(result: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.parametrize("case", bad_inputs.CASES, ids=lambda case: case.name.replace(" ", "-"))
 def test_a_bad_input_is_told_in_one_line_and_harms_nothing(
-    case: "bad_inputs.Case", world: "bad_inputs.World", tmp_path: Path
+    case: bad_inputs.Case, world: bad_inputs.World, tmp_path: Path
 ) -> None:
     mine = bad_inputs.fresh_copy(world, tmp_path / "mine")
     case.spoil(mine)
@@ -59,7 +59,7 @@ def mounted(place: Path, options: str) -> Path:
     return place
 
 
-def test_a_full_disk_is_told_before_work_starts(world: "bad_inputs.World", tmp_path: Path) -> None:
+def test_a_full_disk_is_told_before_work_starts(world: bad_inputs.World, tmp_path: Path) -> None:
     disk = mounted(tmp_path / "disk", "size=64k")
     try:
         line = told(bad_inputs.call(world, "train.py", [*bad_inputs.train(), f"runs={disk}"]))
@@ -70,7 +70,7 @@ def test_a_full_disk_is_told_before_work_starts(world: "bad_inputs.World", tmp_p
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_read_only_mount_is_told_before_work_starts(world: "bad_inputs.World", tmp_path: Path) -> None:
+def test_a_read_only_mount_is_told_before_work_starts(world: bad_inputs.World, tmp_path: Path) -> None:
     disk = mounted(tmp_path / "disk", "size=8m,ro")
     try:
         for verb, arguments in (
@@ -84,7 +84,7 @@ def test_a_read_only_mount_is_told_before_work_starts(world: "bad_inputs.World",
 
 
 def test_a_damaged_newest_checkpoint_is_told_of_and_the_run_goes_on_from_the_one_before(
-    world: "bad_inputs.World", tmp_path: Path
+    world: bad_inputs.World, tmp_path: Path
 ) -> None:
     mine = bad_inputs.fresh_copy(world, tmp_path / "mine")
     newest = max((mine.run / "checkpoints").glob("step-*"), key=lambda path: int(path.name.split("-")[1]))

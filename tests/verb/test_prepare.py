@@ -294,8 +294,13 @@ def test_a_folder_with_other_files_is_never_touched(corpus: Path) -> None:
         refused(prepare(corpus, path=str(corpus), fresh=fresh), ConfigError, r"path=.*corpus: holds other files")
     refused(prepare(corpus, path=str(corpus / "poem.txt")), StorageError, r"poem\.txt is a file")
     refused(prepare(corpus, path=str(corpus / "poem.txt/data")), StorageError, r"poem\.txt is a file")
+    (corpus / "config.json").write_text('{"model_type": "gpt2"}')
+    refused(prepare(corpus, path=str(corpus)), ConfigError, "holds other files")
     (corpus.parent / "data").mkdir()
-    make(prepare(corpus))
+    folder = make(prepare(corpus))
+    (folder / "notes").write_text("mine")
+    make(prepare(corpus, fresh=True))
+    assert (folder / "notes").read_text() == "mine"
 
 
 BAD: dict[str, tuple[Callable[[Path], dict[str, Any]], type[UserError], str]] = {

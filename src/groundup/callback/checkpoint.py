@@ -9,12 +9,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 import lightning
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as read_tensors_into
-from torch.distributed.checkpoint.state_dict_saver import save as write_tensors
 
 from groundup.callback import config
+from groundup.callback import tensors as files
 from groundup.core import checkpoint
 from groundup.core.config import to_dict
 from groundup.core.errors import CheckpointError
@@ -107,7 +104,7 @@ class Checkpoint(lightning.Callback):
         remembered = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Remembers)]
         for callback in remembered:
             tensors.update({f"{_own(callback)}{key}": value for key, value in callback.state().items()})
-        write_tensors(dict(tensors), checkpoint_id=partial, no_dist=trainer.world_size == 1)
+        files.write(tensors, partial, alone=trainer.world_size == 1)
         if trainer.is_global_zero:
             atomic_json(
                 partial / STATE,
@@ -134,17 +131,16 @@ class Checkpoint(lightning.Callback):
         if progress != module.progress:
             raise CheckpointError(str(folder), f"stands at {progress}, not {module.progress}", "start with fresh=true")
         self.scores = {int(key): float(value) for key, value in values["scores"].items()}
-        saved = FileSystemReader(folder).read_metadata().state_dict_metadata
-        found = {name: entry for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)}
-        shapes = {name: tuple(entry.size) for name, entry in found.items()}
-        dtypes = {name: entry.properties.dtype for name, entry in found.items()}
+        described = files.described(folder)
+        shapes = {name: shape for name, (shape, _) in described.items()}
+        dtypes = {name: dtype for name, (_, dtype) in described.items()}
         nets = state.net_tensors(module.nets)
         state.expect(shapes, nets, shapes, str(folder))
         optimizer = state.optimizer_room(module.nets, _optimizer(trainer), shapes, dtypes)
         callbacks = {
             name: torch.empty(shapes[name], dtype=dtypes[name]) for name in shapes if name.startswith(CALLBACK)
         }
-        read_tensors_into({**nets, **optimizer, **callbacks}, checkpoint_id=folder, no_dist=trainer.world_size == 1)
+        files.read_into({**nets, **optimizer, **callbacks}, folder, alone=trainer.world_size == 1)
         state.set_optimizer(module.nets, _optimizer(trainer), optimizer)
         for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, Remembers):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -21,6 +21,8 @@ from groundup.core.files import atomic_write
 from groundup.core.keyed import derive
 from groundup.core.report import fenced, quantity
 from groundup.generation import sample
+from groundup.model.decoder import Decoder
+from groundup.tokenizer.protocol import Tokenizer
 
 RECORDS = "samples.jsonl"
 """One JSON object a line: step, tokens, averaged, prompt, text."""
@@ -66,7 +68,7 @@ class Samples(Callback):
             return
         self._done = step
         with paused(trainer), averaged(trainer) as average, undisturbed(module):
-            texts = self._texts(module, step)
+            texts = self._texts(module, module.tokenizer, step)
         add(
             module.folder,
             [
@@ -75,11 +77,11 @@ class Samples(Callback):
             ],
         )
 
-    def _texts(self, module: Watched, step: int) -> list[str]:
+    def _texts(self, module: Watched, tokenizer: Tokenizer, step: int) -> list[str]:
         options = self.options
         return sample(
-            module.nets["model"],
-            module.tokenizer,
+            cast(Decoder, module.nets["model"]),
+            tokenizer,
             options.prompts,
             tokens=options.tokens,
             temperature=options.temperature,

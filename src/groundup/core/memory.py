@@ -14,12 +14,12 @@ _MADV_HUGEPAGE = 14  # sys/mman.h
 
 
 def keep_freed_memory() -> bool:
-    """Let freed memory stay with the process, in huge pages, so that training on a CPU does not fault it in at every step.
+    """Let freed memory stay with the process, in huge pages: training on a CPU then faults none in at every step.
 
-    A training step frees and takes the same hundreds of megabytes again. By default glibc hands large blocks back to the system at
-    once, and each comes back as thousands of zeroed 4 KiB pages. Here malloc keeps them, and the heap it grows into, up to 4 GiB or a
-    quarter of the machine's memory, asks for 2 MiB pages; torch's own large blocks do too (`THP_MEM_ALLOC_ENABLE`). Nothing is taken
-    that is not used.
+    A training step frees and takes the same hundreds of megabytes again. By default glibc hands large blocks back
+    to the system at once, and each comes back as thousands of zeroed 4 KiB pages. Here malloc keeps them, and the
+    heap it grows into, up to 4 GiB or a quarter of the machine's memory, asks for 2 MiB pages; torch's own large
+    blocks do too (`THP_MEM_ALLOC_ENABLE`). Nothing is taken that is not used.
 
     To be called before torch is imported. Only Linux with glibc is changed.
 
@@ -33,7 +33,7 @@ def keep_freed_memory() -> bool:
         return False
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, _TOP_PAD))
-    accepted = all([library.mallopt(name, value) == 1 for name, value in settings])
+    accepted = all(library.mallopt(name, value) == 1 for name, value in settings)
     if accepted:
         _reserve(library)
     return accepted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import hashlib
 import io
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from groundup.core.errors import DataError, nearest
+from groundup.core.errors import DataError
 
 PACKED = (".gz", ".zst")
 OTHER_KINDS = {
@@ -50,8 +51,10 @@ def expand(given: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
         found.update(inside)
     for path in found:
         if not path.exists():
-            near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-            raise DataError(str(path), "is missing", f"give the path of a file or folder{near and '; ' + near}")
+            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            close = difflib.get_close_matches(path.name, beside, n=1)
+            near = f"did you mean {close[0]}?" if close else "give the path of a file or folder"
+            raise DataError(str(path), "is missing", near)
         if suffix_of(path) not in suffixes:
             other = OTHER_KINDS.get(suffix_of(path))
             what = f"ends in {suffix_of(path) or 'nothing'}; read here: {', '.join(suffixes)}, also .gz and .zst"

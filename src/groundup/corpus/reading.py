@@ -104,8 +104,3 @@ def _empty(name: str, tally: Tally) -> DataError:
     return DataError(
         f"source.{name}", what, "give a source that has some text" + (" or change step" if reasons else "")
     )
-
-
-def held_out_missing(tallies: Mapping[str, Tally]) -> list[str]:
-    """The names of the sources that have nothing held out."""
-    return [name for name, tally in tallies.items() if not tally.documents[HELD_OUT]]

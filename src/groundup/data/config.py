@@ -28,6 +28,9 @@ class Shards:
         {}, "share per source: a number, or [sample, number] pairs to move along; empty: as large as each source is"
     )
     skips: list[list[int]] = option([], "ranges [first, end) of sample indices never to serve")
+    repeat_samples: int | None = option(
+        None, "serve the first so many samples over and over, to overfit on purpose", at_least=1
+    )
     shuffle_tokens: int | None = option(
         None, "shuffle only so many tokens together (8 shards' worth suits remote shards); none: everything", at_least=1
     )

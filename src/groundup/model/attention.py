@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,8 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.width, config.width, bias=config.bias)
         self.query_norm = Norm(config, self.channels) if config.qk_norm else None
         self.key_norm = Norm(config, self.channels) if config.qk_norm else None
-        self.bounded = config.qk_norm and not config.gain and self.channels <= 256
+        # Unit queries and keys bound scores by sqrt(C), far below where exp overflows.
+        self.bounded = config.qk_norm and not (config.gain or config.bias) and self.channels <= 1024
         self.gate_channels = min(GATE_CHANNELS, config.width)
         self.value_gate = nn.Linear(self.gate_channels, self.groups, bias=False) if values else None
 
@@ -71,7 +72,9 @@ class Attention(nn.Module):
         if cache is not None and frame.slots is not None:
             key, value = cache.extend(key, value, frame.slots, frame.used)
         dropout = self.dropout if self.training else 0.0
-        gathered = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), frame.mask, dropout, self.bounded)
+        gathered = attend(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), frame.mask, dropout, self.bounded
+        )
         mixed: Tensor = self.output(gathered.transpose(1, 2).reshape(B, T, D))
         return mixed
 
@@ -79,8 +82,8 @@ class Attention(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, bounded: bool) -> Tensor:
     """softmax(Q K' / sqrt C) V over the visible keys, by the way that is fastest where the tensors are.
 
-    On a CPU and up to `EXPLICIT` positions that is matrix products around an fp32 softmax, which a compiler fuses; else torch's
-    own kernels.
+    On a CPU and up to `EXPLICIT` positions that is matrix products around an fp32 softmax, which a compiler fuses;
+    else torch's own kernels.
 
     Args:
         query: (B, H, T, C).
@@ -102,7 +105,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
             shape = (*query.shape[:3], key.shape[2])
             kept = functional.dropout(torch.ones(shape, dtype=query.dtype), dropout)
         scaled = query * query.shape[3] ** -0.5
-        output: Tensor = Explicit.apply(scaled, key, value, mask, kept, bounded)
+        output: Tensor = cast(Any, Explicit).apply(scaled, key, value, mask, kept, bounded)
         return output
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=grouped
@@ -110,11 +113,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
 
 
 class Explicit(torch.autograd.Function):
-    """softmax(Q K') V by matrix products, in blocks of queries; without a mask, a block's later keys are not even looked at.
+    """softmax(Q K') V by matrix products, in blocks of queries; without a mask, later keys are not even looked at.
 
-    What is kept for the backward pass are exp(scores) and their sums, in the inputs' dtype: the weights are normalised behind the
-    second product, where there are fewer numbers (as in FlashAttention-2, Dao 2023), so each score is exponentiated once
-    and passed over twice. Sums and exponents are taken in fp32.
+    What is kept for the backward pass are exp(scores) and their sums, in the inputs' dtype: the weights are
+    normalised behind the second product, where there are fewer numbers (as in FlashAttention-2, Dao 2023), so each
+    score is exponentiated once and passed over twice. Sums and exponents are taken in fp32.
     """
 
     @staticmethod
@@ -152,8 +155,11 @@ class Explicit(torch.autograd.Function):
         B, H, T, C = query.shape
         q, k, v = (x.reshape(B * H, -1, C) for x in (query, key, value))
         count = len(rest) // 2
-        by_q, by_k, by_v = [], torch.zeros_like(k), torch.zeros_like(v)
-        for (rows, columns), weight, total in zip(_blocks(T, k.shape[1], mask is None), rest[:count], rest[count:], strict=True):
+        by_q = []
+        by_k, by_v = (torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
+        for (rows, columns), weight, total in zip(
+            _blocks(T, k.shape[1], mask is None), rest[:count], rest[count:], strict=True
+        ):
             scaled = by_output[:, :, rows] / total
             dot = (scaled * output[:, :, rows]).sum(dim=-1, keepdim=True)
             scaled_NTC = scaled.to(value.dtype).reshape(B * H, -1, C)
@@ -165,7 +171,8 @@ class Explicit(torch.autograd.Function):
             by_q.append(torch.bmm(by_scores, k[:, columns]))
             by_k[:, columns] += torch.bmm(by_scores.transpose(1, 2), q[:, rows])
             by_v[:, columns] += torch.bmm(used.view_as(by_scores).transpose(1, 2), scaled_NTC)
-        return torch.cat(by_q, dim=1).view_as(query), by_k.view_as(key), by_v.view_as(value), None, None, None
+        by_keys, by_values = by_k.to(k.dtype).view_as(key), by_v.to(v.dtype).view_as(value)
+        return torch.cat(by_q, dim=1).view_as(query), by_keys, by_values, None, None, None
 
 
 def _blocks(T: int, S: int, causal: bool) -> list[tuple[slice, slice]]:

@@ -23,7 +23,7 @@ class LayerCache:
         self.keys, self.values = keys, values
 
     def extend(self, key: Tensor, value: Tensor, slots_BT: Tensor, used: int) -> tuple[Tensor, Tensor]:
-        """Store (B, T, K, C) keys and values in their slots; return those of the `used` first slots, in the same layout."""
+        """Store (B, T, K, C) keys and values in their slots; return those of the first `used` slots, likewise."""
         rows = torch.arange(key.shape[0], device=key.device)[:, None]
         self.keys[rows, slots_BT] = key.to(self.keys.dtype)
         self.values[rows, slots_BT] = value.to(self.values.dtype)
@@ -33,7 +33,8 @@ class LayerCache:
 class Cache:
     """The state of a batch of rows in generation; rows may be of unequal length.
 
-    A row's tokens stand at positions 0, 1, ... of its own. Padding goes to one slot behind all others, which no query sees.
+    A row's tokens stand at positions 0, 1, ... of its own. Padding goes to one slot behind all others, which no
+    query sees.
 
     Attributes:
         layers: a `LayerCache` per layer.

@@ -86,7 +86,7 @@ class Decoder:
 
     @property
     def feedforward(self) -> int:
-        """Channels inside the feed-forward, F. SwiGLU's third matrix is paid for as in Shazeer 2020: 2/3 of the width."""
+        """Channels inside the feed-forward, F; SwiGLU's third matrix is paid for by 2/3 of them (Shazeer 2020)."""
         if self.hidden is not None:
             return self.hidden
         return -(-8 * self.width // 3 // 64) * 64 if self.activation == "swiglu" else 4 * self.width

@@ -16,7 +16,8 @@ def parameters(config: Decoder) -> dict[str, int]:
 
     Returns:
         embedding: looked up by token or position: token, learned position and value embeddings.
-        matrix: multiplied with every position's vector; with the head, unless it is tied (then it stands in embedding).
+        matrix: multiplied with every position's vector; with the head, unless it is tied (then it stands in
+            embedding).
         vector: gains, biases and scalars.
         total: all, each counted once.
 
@@ -43,10 +44,10 @@ def flops_per_token(config: Decoder, context: int | None = None) -> int:
 
         6 N + 12 L H C T
 
-    N counts the numbers in matrices, with the output head (tied or not) and without the embedding look-up; each is used in one
-    multiplication and one addition forward and twice as many backward. L layers of H heads with C channels attend to T positions:
-    scores and weighted sum are 2 x 2 H C T forward. PaLM's convention does not halve this for the causal mask, and neither does
-    this function; work repeated to save memory never counts.
+    N counts the numbers in matrices, with the output head (tied or not) and without the embedding look-up; each is
+    used in one multiplication and one addition forward and twice as many backward. L layers of H heads with C
+    channels attend to T positions: scores and weighted sum are 2 x 2 H C T forward. PaLM's convention does not
+    halve this for the causal mask, and neither does this function; work repeated to save memory never counts.
 
     Args:
         config: the network.

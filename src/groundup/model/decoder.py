@@ -93,8 +93,8 @@ class Trunk(nn.Module):
 class Decoder(nn.Module):
     """A causal transformer (Radford et al. 2019 and what came of it), as its config describes.
 
-    Parameters have plain names, whether compiled or not: `trunk.embedding.weight`, `trunk.blocks.0.attention.query.weight`,
-    `head.weight`. Tied networks have no `head.weight`.
+    Parameters have plain names, compiled or not (`trunk.embedding.weight`, `trunk.blocks.0.attention.query.weight`,
+    `head.weight`); tied networks have no `head.weight`.
 
     Raises:
         ConfigError: context or vocabulary is still open.
@@ -127,8 +127,8 @@ class Decoder(nn.Module):
             with_log_z: return the softmax's log-normaliser too.
 
         Returns:
-            Without targets, logits (B, T, V). With targets, negative log-likelihoods in nats, (B, T) fp32, zero where there is no
-            target; with `with_log_z` a pair of these and log Z, (B, T) fp32, of every position.
+            Without targets, logits (B, T, V). With targets, negative log-likelihoods in nats, (B, T) fp32, zero
+            where there is no target; with `with_log_z` a pair of these and log Z, (B, T) fp32, of every position.
 
         Raises:
             ValueError: the window is longer than the context.
@@ -143,7 +143,11 @@ class Decoder(nn.Module):
         return (nll_BT, log_z_BT) if with_log_z else nll_BT
 
     def compile_(self, **options: Any) -> None:
-        """Compile trunk and head in place, as two graphs; names of parameters stay. `options` go to `torch.compile`."""
+        """Compile trunk and head in place, apart; names of parameters stay. `options` go to `torch.compile`.
+
+        Each shape of input gets graphs of its own, unless `options` say otherwise.
+        """
+        options.setdefault("dynamic", False)
         self.trunk.compile(**options)
         self.head.compile_(**options)
 

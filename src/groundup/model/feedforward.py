@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class FeedForward(nn.Module):
     """Two linear maps around an activation, or SwiGLU's three.
 
-    `gelu` (Hendrycks & Gimpel 2016), exact or by tanh; `relu2`, the squared ReLU (So et al. 2021, Primer); `swiglu`, a linear map
-    times the SiLU of another (Shazeer 2020).
+    `gelu` (Hendrycks & Gimpel 2016), exact or by tanh; `relu2`, the squared ReLU (So et al. 2021, Primer);
+    `swiglu`, a linear map times the SiLU of another (Shazeer 2020).
     """
 
     def __init__(self, config: Config) -> None:

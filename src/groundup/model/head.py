@@ -1,8 +1,8 @@
-"""The head: the stream to logits or, in pieces that never hold all logits, to likelihoods; sums over tokens are not its business."""
+"""The head: the stream to logits or, without ever holding all of them, to likelihoods; it sums over no tokens."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ IGNORED = -100
 """The target of a position that has none."""
 
 WHOLE = {"cpu": 2**26, "cuda": 2**30}
-"""Logits that may stand in memory at once, by kind of device; more are made in pieces, and again in the backward pass."""
+"""Logits that may stand in memory at once, by kind of device; more are made in pieces, and twice."""
 
 PIECE = 2**26
 """Logits of one piece."""
@@ -59,16 +59,16 @@ class Head(nn.Module):
         if targets_BT is None:
             return cap(functional.linear(x_BTD, weight_VD), self.softcap)
         x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
-        nll_N, log_z_N = Likelihood.apply(x_ND, weight_VD, targets_N, self.softmax, self.gradient)
+        nll_N, log_z_N = cast(Any, Likelihood).apply(x_ND, weight_VD, targets_N, self.softmax, self.gradient)
         return nll_N.view_as(targets_BT), log_z_N.view_as(targets_BT)
 
 
 class Likelihood(torch.autograd.Function):
     """Likelihoods of rows, by as many pieces as memory asks for.
 
-    One piece keeps the exponentials of its logits for the backward pass; of several, none keeps anything and the backward pass
-    makes each anew, so that no more than one piece's logits are ever there. Gradients are right for any gradient by
-    likelihoods and log-normalisers. The matrix's is summed over pieces in its own dtype.
+    One piece keeps the exponentials of its logits for the backward pass; of several, none keeps anything and the
+    backward pass makes each anew, so that no more than one piece's logits are ever there. Gradients are right for
+    any gradient by likelihoods and log-normalisers. The matrix's is summed over pieces in its own dtype.
     """
 
     @staticmethod
@@ -93,14 +93,14 @@ class Likelihood(torch.autograd.Function):
         """Gradients by the stream and the matrix."""
         x, weight_VD, targets_N, log_z_N, sums_N, kept = ctx.saved_tensors
         weight, by_N2 = weight_VD.to(x.dtype), torch.stack(by, dim=1)
-        by_x, by_weight_VD = [], None
+        by_x, by_weight_VD = [], weight_VD.new_zeros(())
         for start in range(0, len(x), ctx.rows):
             piece = slice(start, start + ctx.rows)
             rows = x[piece], weight, targets_N[piece]
             made = kept if kept is not None else ctx.softmax(*rows)[3]
             by_rows, by_weight = ctx.gradient(*rows, made, log_z_N[piece], sums_N[piece], by_N2[piece])
             by_x.append(by_rows)
-            by_weight_VD = by_weight.to(ctx.dtypes[1]) if by_weight_VD is None else by_weight_VD.add_(by_weight)
+            by_weight_VD = by_weight.to(ctx.dtypes[1]) if not start else by_weight_VD.add_(by_weight)
             del made
         return torch.cat(by_x).to(ctx.dtypes[0]), by_weight_VD, None, None, None
 

@@ -20,14 +20,15 @@ RESIDUAL = ("attention.output.weight", "feedforward.down.weight")
 def initialise(net: Net, config: Config) -> None:
     """Draw every weight anew from torch's generator, in the order of the names.
 
-    `gpt2`: Gaussians of standard deviation 0.02 (`init_std`), those that write to the stream divided by sqrt(2 L), so that the
-    stream's variance at the end does not grow with the depth (Radford et al. 2019, section 2.3).
+    `gpt2`: Gaussians of standard deviation 0.02 (`init_std`), those that write to the stream divided by sqrt(2 L),
+    so that the stream's variance at the end does not grow with the depth (Radford et al. 2019, section 2.3).
 
-    `modern`: every block begins as the identity, since what writes to the stream is zero (Zhang et al. 2019, Fixup); the other
-    matrices are uniform with variance 1 / fan-in; embeddings have unit variance, the head a small one, so that the first
-    predictions are nearly uniform (as in nanochat). A tied embedding is Gaussian with 0.02.
+    `modern`: every block begins as the identity, since what writes to the stream is zero (Zhang et al. 2019,
+    Fixup); the other matrices are uniform with variance 1 / fan-in; embeddings have unit variance, the head a small
+    one, so that the first predictions are nearly uniform (as in nanochat). A tied embedding is Gaussian with 0.02.
 
-    Biases begin at zero and gains at one in both. On the meta device nothing happens; call it again once memory is there.
+    Biases begin at zero and gains at one in both. On the meta device nothing happens; call it again once memory is
+    there.
     """
     for name, parameter in net.named_parameters():
         if name.endswith(".bias"):

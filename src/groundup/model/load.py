@@ -1,4 +1,4 @@
-"""Networks in folders: `model.json` says which, `weights.safetensors` holds its weights; how they came about is not known here."""
+"""Networks in folders: `model.json` says which, `weights.safetensors` is its weights; it knows no training."""
 
 from __future__ import annotations
 

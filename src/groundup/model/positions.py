@@ -23,10 +23,12 @@ def angles(positions: Tensor, channels: int, base: float, dtype: torch.dtype) ->
     exponents = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float64) / channels
     turned = positions[..., None, None, None] * base**-exponents
     sine = turned.sin()
-    return turned.cos().to(dtype), torch.cat((-sine, sine), dim=-2).to(dtype)
+    cosine: Tensor = turned.cos().to(dtype)
+    return cosine, torch.cat((-sine, sine), dim=-2).to(dtype)
 
 
 def rotate(x_BTHC: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn each pair of channels by its position's angle; channel i is paired with i + C/2, as in NeoX and Llama."""
-    halves = x_BTHC.unflatten(-1, (2, -1))
-    return (halves * cosine + halves.flip(-2) * sine).flatten(-2).to(x_BTHC.dtype)
+    halves = x_BTHC.view(*x_BTHC.shape[:-1], 2, -1)
+    turned = halves * cosine + halves.flip(-2) * sine
+    return turned.view_as(x_BTHC).to(x_BTHC.dtype)

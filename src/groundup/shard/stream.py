@@ -74,6 +74,7 @@ class Stream:
         skips: what is never served.
         shuffle_tokens: None shuffles each source as a whole; else only so many neighbouring tokens, in 8 pieces from
             anywhere in the source, are shuffled together, so that few shards are in use at a time.
+        repeat_samples: None goes on without end; else sample s is sample s modulo this.
 
     Raises:
         ConfigError: a source shorter than one window.
@@ -88,21 +89,23 @@ class Stream:
         end: int,
         skips: Skips | None = None,
         shuffle_tokens: int | None = None,
+        repeat_samples: int | None = None,
     ) -> None:
         if len(sources) != mixture.sources:
             raise ValueError(f"{len(sources)} sources cannot be mixed by {mixture.sources} shares")
         self.sources, self.mixture, self.skips = list(sources), mixture, skips or Skips()
-        self.seed, self.context, self.end = seed, context, end
+        self.seed, self.context, self.end, self.repeat_samples = seed, context, end, repeat_samples
         self.dtype = sources[0].dtype
         self._sizes = np.array([source.count(context) for source in sources], dtype=np.int64)
         self._piece = max(1, shuffle_tokens // (GROUP * context)) if shuffle_tokens is not None else None
         self._blocks: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
         self._far = [source for source in sources if source.remote]
-        for source, size in zip(sources, self._sizes.tolist(), strict=True):
-            if size == 0:
-                where = f"context={context}"
-                what = f"is more than the {source.tokens} tokens of {source.split} source {source.name} allow"
-                raise ConfigError(where, what, f"set context at most {max(1, source.tokens - 1)} or prepare more text")
+        drawn = [source for k, source in enumerate(sources) if any(shares[k] for _, shares in mixture.knots)]
+        short = min(drawn, key=len)
+        if short.count(context) == 0:
+            what = f"is more than the {short.tokens} tokens of {short.split} source {short.name} allow"
+            remedy = f"set context at most {max(1, short.tokens - 1)}, prepare more text, or give it weight 0"
+            raise ConfigError(f"context={context}", what, remedy)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": OrderedDict()}
@@ -113,7 +116,10 @@ class Stream:
         Args:
             samples: (n,), at least 0.
         """
-        source, ordinal = self.mixture.locate(self.skips.index(np.asarray(samples, dtype=np.int64)))
+        samples = np.asarray(samples, dtype=np.int64)
+        if self.repeat_samples is not None:
+            samples = samples % self.repeat_samples
+        source, ordinal = self.mixture.locate(self.skips.index(samples))
         epoch, rest = np.divmod(ordinal, self._sizes[source])
         window = np.empty_like(rest)
         for number in np.unique(source).tolist():

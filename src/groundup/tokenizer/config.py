@@ -85,4 +85,5 @@ class Pretrained:
     def _open(self) -> Tokenizer:
         from groundup.tokenizer.pretrained import open_pretrained
 
-        return open_pretrained(Path(self.path), None if self.merges is None else Path(self.merges), self.end)
+        merges = None if self.merges is None else Path(self.merges).expanduser()
+        return open_pretrained(Path(self.path).expanduser(), merges, self.end)

@@ -62,12 +62,13 @@ class HuggingFace:
         if piece is not None:
             found = self._library.token_to_id(piece)
             if found is None:
-                raise ConfigError(f"end={piece}", "is no piece of this tokenizer", nearest(piece, special))
+                raise ConfigError(f"end={piece}", "is no piece of this tokenizer", nearest(piece, list(special)[:8]))
             return int(found)
         for known in ENDS:
             if known in special:
                 return special[known]
-        raise ConfigError("end", "this tokenizer has no known end of document", f"give end=...; {nearest('', special)}")
+        some = ", ".join(list(special)[:8]) or "it has no special pieces"
+        raise ConfigError("end", "this tokenizer has no known end of document", f"name one with end=... ({some})")
 
     def _pieces(self) -> tuple[list[bytes], bool]:
         pieces = [b""] * self.vocabulary

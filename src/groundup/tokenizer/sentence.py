@@ -62,7 +62,7 @@ class SentencePiece:
         number = self._model.piece_to_id(piece)
         if self._model.id_to_piece(number) != piece:
             known = [self._model.id_to_piece(i) for i in range(self.vocabulary) if self._model.is_control(i)]
-            raise ConfigError(f"end={piece}", "is no piece of this model", nearest(piece, known))
+            raise ConfigError(f"end={piece}", "is no piece of this model", nearest(piece, known[:8]))
         return int(number)
 
     def _pieces(self) -> Iterator[bytes]:

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as read_tensors_into
 
 from groundup.callback.checkpoint import CALLBACK
+from groundup.callback.tensors import read_all
 from groundup.core.files import storage_error
 from groundup.model.load import save
 from groundup.objective.state import NETS, OPTIMIZER
@@ -46,15 +43,3 @@ def export(checkpoint: Path, model: Any, tokenizer: Path, folder: Path) -> None:
             shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
         except OSError as error:
             raise storage_error(folder / "tokenizer", error) from error
-
-
-def read_all(checkpoint: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint, on the CPU: nets, optimizer state, and what callbacks kept."""
-    saved = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    tensors = {
-        name: torch.empty(tuple(entry.size), dtype=entry.properties.dtype)
-        for name, entry in saved.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    read_tensors_into(dict(tensors), checkpoint_id=checkpoint, no_dist=True)
-    return tensors

@@ -35,7 +35,6 @@ from groundup.trainer.console import say
 from groundup.trainer.export import export
 from groundup.trainer.segments import Segment
 
-
 _AT_THE_END = from_dict("callback", {"kind": "checkpoint", "every": None})
 
 
@@ -102,10 +101,9 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
 
 
 def quiet() -> None:
-    """Keep Lightning's advertisements and torch's remarks on running alone from the terminal; errors still show."""
+    """Keep Lightning's advertisements and remarks on its own code from the terminal; errors still show."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)", category=FutureWarning)
 
 

@@ -17,6 +17,7 @@ from groundup.shard.writer import Writer
 from groundup.tokenizer.protocol import Ids, Tokenizer
 
 BATCH_BYTES = 4 << 20  # of text encoded at a time
+TELL_S = 10.0  # seconds between two lines of progress
 CHECKED = 32  # documents of each source that must come back from their ids
 
 
@@ -64,7 +65,7 @@ class Encoding:
         holdings: dict[str, dict[str, Holding]] = {split: {} for split in SPLITS}
         for name, documents in reading.by_source():
             began = time.perf_counter()
-            row = Row(name)
+            row, told = Row(name), began
             with ExitStack() as stack:
                 writers = {split: stack.enter_context(self._writer(split, name)) for split in SPLITS}
                 for batch in batches(documents):
@@ -72,6 +73,9 @@ class Encoding:
                         provenance = {**document.origin, "hash": document.fingerprint}
                         writers[split].add(ids, len(document.text.encode()), provenance)
                         row.tokens[split] += len(ids) + 1
+                    if time.perf_counter() - told > TELL_S:
+                        told = time.perf_counter()
+                        print(f"{name}: {sum(row.tokens.values()):,} tokens after {told - began:.0f} s", flush=True)
                 for split, writer in writers.items():
                     holding = Holding.of(writer.close())
                     if holding.documents:

@@ -24,7 +24,7 @@ from groundup.corpus.reading import Reading
 from groundup.shard.manifest import Manifest, Vocabulary
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.verb.encode import Encoding, table
-from groundup.verb.staging import CONFIG, Standing, staged, standing
+from groundup.verb.staging import CONFIG, MAKER, Standing, staged, standing
 
 ROOM = 1 << 20  # bytes below which a disk counts as full
 LONGEST = 5  # bytes an id stands for on average at most: what the disk must hold is never overstated
@@ -132,7 +132,7 @@ class Prepare:
 
     def _record(self, stamps: dict[str, Any]) -> dict[str, Any]:
         return {
-            "groundup": importlib.metadata.version("groundup"),
+            MAKER: importlib.metadata.version("groundup"),
             "config": to_dict(self),
             "identity": identity_of(self),
             "inputs": stamps,

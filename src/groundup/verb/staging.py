@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from groundup.core.errors import StorageError
 from groundup.core.files import make_folder, storage_error, sync_folder
 
 CONFIG, MANIFEST, PARTIAL = "config.json", "manifest.json", ".partial"
+MAKER = "groundup_prepare"
+"""The key that marks a data folder's config file, with the version that wrote it."""
 OWN = (CONFIG, "tokenizer", "train", "held_out")
 """What a data folder holds beside its manifest. The first is there as long as any of the others is."""
 
@@ -33,9 +36,19 @@ def standing(folder: Path) -> Standing:
     if not folder.is_dir():
         return Standing.FOREIGN
     names = {path.name for path in folder.iterdir()} - {PARTIAL}
-    if {CONFIG, MANIFEST} <= names:
-        return Standing.WHOLE
-    return Standing.NOTHING if not names or (CONFIG in names and MANIFEST not in names) else Standing.FOREIGN
+    if not names:
+        return Standing.NOTHING
+    if not _is_ours(folder / CONFIG):
+        return Standing.FOREIGN
+    return Standing.WHOLE if MANIFEST in names else Standing.NOTHING
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a config file is one of prepare's: nothing beside another is ever replaced."""
+    try:
+        return MAKER in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import operator
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, TypeVar, dataclass_transform
@@ -26,6 +27,12 @@ from groundup.core.errors import ConfigError, nearest
 
 T = TypeVar("T")
 MISSING = "???"
+_BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
 
 
 @dataclasses.dataclass
@@ -139,13 +146,8 @@ def check_bounds(config: Any) -> None:
         where = f"{field.name}={value.value if isinstance(value, Enum) else value}"
         if isinstance(value, float) and value != value:
             raise ConfigError(where, "is not a number", "give a number")
-        for name, holds, words in (
-            ("at_least", lambda v, b: v >= b, "at least"),
-            ("above", lambda v, b: v > b, "above"),
-            ("at_most", lambda v, b: v <= b, "at most"),
-            ("below", lambda v, b: v < b, "below"),
-        ):
-            bound = meta.get(name)
+        for name, holds in _BOUNDS.items():
+            bound, words = meta.get(name), name.replace("_", " ")
             if bound is None:
                 continue
             for item in value if isinstance(value, list) else [value]:

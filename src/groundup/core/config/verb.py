@@ -115,7 +115,8 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         where = f"{group}={option}" if group else f"--config-name {option}"
-        return ConfigError(where, "no such option", nearest(option, error.options or ()))
+        known = groups()[group].kinds if group in groups() else {}
+        return ConfigError(where, "no such option", nearest(option, [*(error.options or ()), *known]))
     if isinstance(error, OSError):
         return storage_error(Path(error.filename), error) if isinstance(error.filename, str) else None
     if isinstance(error, OverrideParseException):

@@ -1,0 +1,115 @@
+"""Laws of generation: cached is uncached, a row is itself in any company, limits hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.core.config import from_dict
+from groundup.generation import Options, sample, stream
+from groundup.generation.filter import likelihoods
+from groundup.model import config as _  # noqa: F401  # registers the decoder
+from groundup.tokenizer.byte import Bytes
+
+
+def net(**options: Any) -> Any:
+    torch.manual_seed(0)
+    values = {"layers": 2, "width": 32, "heads": 2, "context": 48, "vocabulary": 257, "init": "gpt2", "init_std": 0.3}
+    return from_dict("model", {"kind": "decoder", **values, **options}).build().eval()
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"positions": "learned", "norm": "layer", "gain": True, "bias": True, "tied": True, "activation": "gelu"},
+    {"kv_heads": 1, "activation": "swiglu", "shift": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_cached_greedy_text_is_that_of_whole_forward_passes(options: dict[str, Any]) -> None:
+    model, tokenizer = net(**options), Bytes()
+    (answer,) = sample(model, tokenizer, ["ab"], tokens=20, temperature=0)
+    ids = [tokenizer.end, *tokenizer.encode("ab")]
+    new: list[int] = []
+    while len(new) < 20:
+        with torch.no_grad():
+            token = int(model(torch.tensor([ids + new]))[0, -1].argmax())
+        if token == tokenizer.end:
+            break
+        new.append(token)
+    assert answer == tokenizer.decode(new)
+
+
+def test_a_row_writes_the_same_alone_and_in_company() -> None:
+    model, tokenizer = net(), Bytes()
+    prompts = ["a", "a longer prompt", "mid"]
+    together = sample(model, tokenizer, prompts, tokens=15, temperature=0.9, seed=3)
+    assert sample(model, tokenizer, prompts[:1], tokens=15, temperature=0.9, seed=3) == together[:1]
+    assert len(set(together)) == 3
+
+
+def test_another_seed_writes_another_text() -> None:
+    model, tokenizer = net(), Bytes()
+    assert sample(model, tokenizer, ["a"], tokens=20, seed=1) != sample(model, tokenizer, ["a"], tokens=20, seed=2)
+
+
+def test_text_goes_on_beyond_the_context_and_from_prompts_longer_than_it() -> None:
+    model, tokenizer = net(), Bytes()
+    short, long = sample(model, tokenizer, ["a", "b" * 100], tokens=130, temperature=0.7, top_k=200, seed=1)
+    assert len(tokenizer.decode(tokenizer.encode(short))) > 48
+    assert long
+
+
+def test_a_stop_text_ends_an_answer_and_is_not_part_of_it() -> None:
+    model, tokenizer = net(), Bytes()
+    (whole,) = sample(model, tokenizer, ["a"], tokens=40, seed=5)
+    stop = whole[10:12]
+    (cut,) = sample(model, tokenizer, ["a"], tokens=40, seed=5, stop=[stop])
+    assert cut == whole[: whole.index(stop)]
+
+
+def test_streamed_pieces_are_the_sampled_text() -> None:
+    model, tokenizer = net(), Bytes()
+    for stop in ((), ("zz", "e")):
+        pieces = list(stream(model, tokenizer, "a", Options(tokens=40, seed=5, stop=stop)))
+        assert "".join(pieces) == sample(model, tokenizer, ["a"], tokens=40, seed=5, stop=stop)[0]
+
+
+def test_sampling_leaves_training_mode_and_torchs_generator_alone() -> None:
+    model = net(dropout=0.5).train()
+    before = torch.get_rng_state()
+    sample(model, Bytes(), ["a"], tokens=3)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_is_written_where_no_token_is_allowed() -> None:
+    assert sample(net(), Bytes(), ["a", "b"], tokens=0) == ["", ""]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.floats(-5, 5), min_size=4, max_size=9),
+    st.floats(0.1, 3),
+    st.integers(1, 9),
+    st.floats(0.05, 1),
+)
+def test_filters_keep_the_likeliest_and_sum_to_one(
+    values: list[float], temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = torch.tensor([values], dtype=torch.float64)
+    p = likelihoods(logits, temperature, top_k, top_p)[0]
+    assert float(p.sum()) == pytest.approx(1)
+    assert p[logits[0].argmax()] > 0
+    least = float(logits[0][p > 0].min())
+    assert all(value <= least + 1e-9 for value, kept in zip(values, (p > 0).tolist(), strict=True) if not kept)
+
+
+@pytest.mark.parametrize("options", [(0.0, None, None), (1.0, 0, None), (1.0, None, 0.0)])
+def test_impossible_options_are_refused(options: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="cannot be"):
+        likelihoods(torch.zeros(1, 4), *options)

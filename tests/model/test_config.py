@@ -1,0 +1,59 @@
+"""The decoder's config refuses what cannot be built, in one line, before torch is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from groundup.core.config import from_dict, to_dict
+from groundup.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "words"),
+    [
+        ({"heads": 5}, "model.heads=5", "does not divide width=32; choose from 1, 2, 4, 8, 16, 32"),
+        ({"kv_heads": 3}, "model.kv_heads=3", "does not divide heads=4; choose from 1, 2, 4"),
+        ({"width": 12, "heads": 4}, "model.heads=4", "leaves 3 channels per head"),
+        ({"activation": "relu3"}, "model.activation=relu3", "did you mean relu2?"),
+        ({"positions": "alibi"}, "model.positions=alibi", "rotary, learned"),
+        ({"dropout": 1.0}, "model.dropout=1.0", "below 1"),
+        ({"layers": 0}, "model.layers=0", "at least 1"),
+        ({"softcap": 0.0}, "model.softcap=0.0", "above 0"),
+        ({"init_std": 0.02}, "model.init_std=0.02", "no meaning with init=modern"),
+        ({"head": 4}, "model.head", "did you mean heads?"),
+    ],
+)
+def test_a_decoder_that_cannot_be_is_refused_in_one_line(
+    configure: Callable[..., Any], options: dict[str, Any], where: str, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configure(**options)
+    assert caught.value.where == where
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_odd_channels_are_fine_with_learned_positions(configure: Callable[..., Any]) -> None:
+    assert configure(width=12, heads=4, positions="learned").channels == 3
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "context"])
+def test_what_the_data_decide_may_be_open_until_the_network_is_built(configure: Callable[..., Any], name: str) -> None:
+    config = configure(**{name: None})
+    with pytest.raises(ConfigError, match=f"{name}: is null"):
+        config.build()
+
+
+def test_a_config_comes_back_from_its_dict(odd_configs: list[Any]) -> None:
+    for config in odd_configs:
+        assert from_dict("model", to_dict(config)) == config
+
+
+def test_the_config_and_the_counts_need_no_torch() -> None:
+    code = "import sys, groundup.model.config, groundup.model.count; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,82 @@
+"""Counts are integers from the config alone, and equal what is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from groundup.core.config import from_dict
+from groundup.model import config as _  # noqa: F401  # registers the decoder
+from groundup.model import count
+
+PRESETS = Path(__file__).parents[2] / "conf" / "model"
+
+
+def preset(name: str) -> Any:
+    values = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+    assert values.pop("defaults") == ["decoder"]
+    return from_dict("model", {"kind": "decoder", "context": 1024, "vocabulary": 32_000, **values})
+
+
+def built(config: Any) -> dict[str, int]:
+    with torch.device("meta"):
+        net = config.build()
+    groups = {"embedding": 0, "matrix": 0, "vector": 0}
+    embeddings = {id(part.weight) for part in net.modules() if isinstance(part, torch.nn.Embedding)}
+    for parameter in net.parameters():
+        kind = "embedding" if id(parameter) in embeddings else "matrix" if parameter.ndim == 2 else "vector"
+        groups[kind] += parameter.numel()
+    return {**groups, "total": sum(groups.values())}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_a_preset_has_as_many_parameters_as_counted(name: str) -> None:
+    config = preset(name)
+    assert count.parameters(config) == built(config)
+
+
+def test_any_config_has_as_many_parameters_as_counted(odd_configs: list[Any]) -> None:
+    for config in odd_configs:
+        assert count.parameters(config) == built(config), config
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("gpt2-124m", 124_439_808, 124_439_808),
+        ("10m", 7e6, 30e6),
+        ("350m", 330e6, 370e6),
+        ("1b", 1.28e9, 1.36e9),
+    ],
+)
+def test_a_preset_has_the_size_of_its_name(name: str, least: float, most: float) -> None:
+    assert least <= count.parameters(preset(name))["total"] <= most
+
+
+def test_flops_are_those_of_the_products_that_a_step_computes(configure: Callable[..., Any]) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = configure(qk_norm=False, vocabulary=64, kv_heads=2, activation="swiglu")
+    with torch.device("meta"):
+        net = config.build()
+        tokens = torch.zeros(3, 16, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            net(tokens, tokens).sum().backward()
+    assert counter.get_total_flops() == 3 * 16 * config.flops_per_token()
+
+
+def test_a_tied_head_is_counted_as_work_though_not_as_a_matrix_of_its_own(configure: Callable[..., Any]) -> None:
+    tied, untied = configure(tied=True), configure(tied=False)
+    assert tied.flops_per_token() == untied.flops_per_token()
+    assert count.parameters(untied)["total"] - count.parameters(tied)["total"] == 61 * 32
+
+
+def test_attention_is_counted_at_the_context_asked_for(configure: Callable[..., Any]) -> None:
+    config = configure()
+    more = count.flops_per_token(config, 32) - count.flops_per_token(config, 16)
+    assert more == 12 * config.layers * config.width * 16
