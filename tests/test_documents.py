@@ -36,6 +36,8 @@ SMALL_TRAIN = {
     "trainer.threads": "1",
     "stop_steps": "2",
 }
+FINISHED = "python train.py tokens=512 stop_steps=null callback=none"
+"""A run that reaches its end, unlike those of the documents."""
 SHOWING = {"--help", "-h", "--cfg"}
 
 
@@ -118,7 +120,7 @@ def outcomes(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
         shlex.split(f"python prepare.py path={data}") + [f"{k}={v}" for k, v in SMALL_PREPARE.items()], place
     )
     assert first.returncode == 0, first.stderr
-    jobs = [command for command in RUN if not command.startswith("make")]
+    jobs = [FINISHED, *(command for command in RUN if not command.startswith("make"))]
     lines = [shortened(command, place / f"job-{number}", data) for number, command in enumerate(jobs)]
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(jobs, pool.map(lambda words: execute(words, place), lines), strict=True))
@@ -128,6 +130,19 @@ def outcomes(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
 def test_a_documented_command_runs(command: str, outcomes: dict[str, subprocess.CompletedProcess[str]]) -> None:
     done = outcomes[command]
     assert done.returncode == 0, f"{shlex.join(done.args)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def test_the_documented_way_to_use_a_finished_model_works(
+    place: Path, outcomes: dict[str, subprocess.CompletedProcess[str]]
+) -> None:
+    done = outcomes[FINISHED]
+    assert done.returncode == 0, done.stderr
+    (folder,) = (place / "job-0" / "runs" / "nano").iterdir()
+    (code,) = (block for block in blocks(ROOT / "docs" / "guide" / "train.md", "python") if "sample(" in block)
+    assert code.count("runs/nano/0123456789abcdef") == 1
+    used = execute(["python", "-c", code.replace("runs/nano/0123456789abcdef", str(folder))], place)
+    assert used.returncode == 0, used.stderr
+    assert used.stdout
 
 
 @pytest.mark.parametrize("command", [command for command in RUN if command.startswith("make")])

@@ -25,12 +25,16 @@ EXAMPLE = ROOT / "examples" / "plugin"
 KINDS = {"model": "ngram", "objective": "focal", "schedule": "inverse_root"}
 
 
-def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the root's programs as a user with the example on PYTHONPATH would."""
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as a user with the example on PYTHONPATH would."""
     places = [str(EXAMPLE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / program), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the root's programs."""
+    return python(str(ROOT / program), *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,12 @@ def test_the_example_trains_through_the_command_line(finished: Path) -> None:
     assert rows[1, "train/nll"] == pytest.approx(math.log(600), rel=0.2)  # an untrained net knows nothing
     assert rows[1, "train/loss"] < rows[1, "train/nll"]
     assert rows[2, "train/rate"] == pytest.approx(rows[1, "train/rate"] / math.sqrt(2))
+
+
+def test_the_trained_example_is_loaded_once_its_package_is_imported(finished: Path) -> None:
+    code = f"import my_parts; from groundup.model.load import load; print(load({str(finished)!r}).config.kind)"
+    done = python("-c", code)
+    assert done.stdout.strip() == "ngram", done.stderr
 
 
 def test_help_names_the_example_and_explains_its_keys() -> None:

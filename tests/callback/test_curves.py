@@ -27,7 +27,9 @@ def test_what_was_not_logged_has_no_panel(tmp_path: Path) -> None:
     history.append(2, {"held_out/code": 1.5, "held_out/all": 1.25, "train/rate": 0.1, "train/gradient_norm": 0.5})
     panels = panels_of(read(history.path))
     assert [panel.title.split()[0] for panel in panels] == ["training", "held-out", "gradient", "learning"]
-    assert [line.name for line in panels[1].lines] == ["all", "code"]
+    assert [line.name for line in panels[1].lines] == ["code"]
+    history.append(2, {"held_out/bible": 1.0})
+    assert [line.name for line in panels_of(read(history.path))[1].lines] == ["all", "code", "bible"]
     assert draw(tmp_path) == tmp_path / PICTURE
 
 

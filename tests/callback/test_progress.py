@@ -23,6 +23,14 @@ def test_a_line_stands_for_the_first_the_last_and_each_chosen_step(run, capsys) 
     assert [line.split()[1] for line in told] == ["1/9", "4/9", "8/9", "9/9"]
 
 
+def test_a_run_that_stops_before_its_end_tells_where(run, capsys) -> None:
+    def longer(module) -> None:
+        module.total = module.total.after(steps=100, samples=0, tokens=0)
+
+    run(Progress(config.Progress(every_steps=4, every_seconds=None)), steps=6, prepare=longer)
+    assert [line.split()[:2] for line in lines(capsys.readouterr().out)][-1] == ["step", "6/106"]
+
+
 def test_a_line_says_where_the_run_stands(run, capsys) -> None:
     speed = Throughput(config.Throughput(measure=False))
     run(speed, Progress(config.Progress(every_steps=1, every_seconds=None)), steps=4)

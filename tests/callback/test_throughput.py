@@ -39,6 +39,11 @@ def test_speed_stands_apart_from_what_the_mathematics_gave(run) -> None:
     assert throughput(trainer).tokens_per_second > 0
 
 
+def test_a_run_stopped_early_logs_its_last_steps_too(run) -> None:
+    module, _ = run(Throughput(config.Throughput(every=4, measure=False)), steps=6)
+    assert read(module.folder / SPEED)["speed/training_seconds"].steps == [0, 4, 6]
+
+
 def test_a_pause_is_no_training_time_and_any_other_wait_is(run) -> None:
     pausing, waiting = (Throughput(config.Throughput(every=1, measure=False)) for _ in range(2))
     one, _ = run(pausing, Sleep(0.05, pause=True), folder="pausing")

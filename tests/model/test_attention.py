@@ -20,8 +20,8 @@ def inputs() -> list[Tensor]:
 
 
 def gradients(output: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    torch.manual_seed(1)
-    return torch.autograd.grad((output * torch.randn_like(output)).sum(), inputs)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.autograd.grad(output, inputs, weights.to(output.dtype))
 
 
 @pytest.mark.parametrize("bounded", [True, False])
@@ -81,4 +81,4 @@ def test_half_precision_stays_near(inputs: list[Tensor]) -> None:
     ours, theirs = attend(*half, None, 0.0, False), attend(*exact, None, 0.0, False)
     torch.testing.assert_close(ours.double(), theirs, rtol=0.03, atol=0.03)
     for mine, other in zip(gradients(ours, half), gradients(theirs, exact), strict=True):
-        assert (mine.double() - other).norm() < 0.03 * other.norm() or True
+        assert (mine.double() - other).norm() < 0.03 * other.norm()

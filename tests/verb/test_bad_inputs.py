@@ -44,7 +44,7 @@ def test_a_bad_input_is_told_in_one_line_and_harms_nothing(
     mine = bad_inputs.fresh_copy(world, tmp_path / "mine")
     case.spoil(mine)
     before = bad_inputs.tree(mine.place)
-    line = told(bad_inputs.call(mine, case.verb, case.arguments, user=case.user))
+    line = told(bad_inputs.call(mine, case.verb, case.arguments, plain=case.plain))
     for piece in case.says:
         assert piece in line
     assert bad_inputs.tree(mine.place) == before

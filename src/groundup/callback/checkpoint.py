@@ -12,6 +12,7 @@ from torch import Tensor
 
 from groundup.callback import config
 from groundup.callback import tensors as files
+from groundup.callback.throughput import paused
 from groundup.core import checkpoint
 from groundup.core.config import to_dict
 from groundup.core.errors import CheckpointError
@@ -93,6 +94,10 @@ class Checkpoint(lightning.Callback):
         Raises:
             StorageError: the disk refused; older checkpoints are untouched.
         """
+        with paused(trainer):
+            return self._save(trainer, module)
+
+    def _save(self, trainer: lightning.Trainer, module: Objective) -> Path:
         step = module.progress.steps
         for logger in trainer.loggers:
             logger.save()  # rows up to this step are on disk before the checkpoint that vouches for them

@@ -75,6 +75,8 @@ def panels_of(metrics: Mapping[str, Series]) -> list[Panel]:
         _line(name.removeprefix(HELD_OUT), series) for name, series in metrics.items() if name.startswith(HELD_OUT)
     ]
     held_out.sort(key=lambda line: line.name != "all")
+    if len(held_out) == 2 and held_out[0].name == "all":
+        del held_out[0]  # of a single source it says nothing more
     panels = []
     if "train/loss" in metrics:
         panels.append(

@@ -26,13 +26,14 @@ class Progress(Callback):
         self.every_steps = options.every_steps
         self.every_seconds = options.every_seconds
         self._told = 0.0
+        self._told_step: int | None = None
         self._first: tuple[float, int] | None = None
         self._live = False
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an earlier segment told."""
-        self._first, self._told = None, 0.0
+        self._first, self._told, self._told_step = None, 0.0, None
 
     @override
     def on_train_batch_end(
@@ -41,13 +42,11 @@ class Progress(Callback):
         """Tell, if it is time to."""
         if not trainer.is_global_zero:
             return
-        module, now = watched(pl_module), time.monotonic()
+        steps, now = watched(pl_module).progress.steps, time.monotonic()
         first = self._first is None
-        self._first = self._first or (now, module.progress.steps)
-        end = module.progress.steps == module.total.steps
-        if first or end or self._due(now, module.progress.steps):
-            self._told = now
-            self._show(describe(module, throughput(trainer), self._left(module, now)), last=end)
+        self._first = self._first or (now, steps)
+        if first or self._due(now, steps):
+            self._tell(trainer, watched(pl_module), now)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,13 +57,19 @@ class Progress(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the live line standing."""
+        """Tell where training stopped, and leave that line standing."""
+        if trainer.is_global_zero and self._first is not None and self._told_step != watched(pl_module).progress.steps:
+            self._tell(trainer, watched(pl_module), time.monotonic())
         self._finish()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the live line standing above the error."""
         self._finish()
+
+    def _tell(self, trainer: Trainer, module: Watched, now: float) -> None:
+        self._told, self._told_step = now, module.progress.steps
+        self._show(describe(module, throughput(trainer), self._left(module, now)), last=False)
 
     def _due(self, now: float, steps: int) -> bool:
         if self.every_steps is not None and steps % self.every_steps == 0:

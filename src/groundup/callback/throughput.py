@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from groundup.callback import config
 from groundup.callback.meter import Meter, clock
-from groundup.callback.watched import callbacks, log, watched
+from groundup.callback.watched import Watched, callbacks, log, watched
 from groundup.scaling.hardware import peak_flops, utilisation
 from groundup.scaling.measure import matrix_rate
 
@@ -79,11 +79,17 @@ class Throughput(Callback):
     ) -> None:
         """Count the step, and log if it is time to."""
         assert self._meter is not None
-        progress, total = watched(pl_module).progress, watched(pl_module).total
+        progress = watched(pl_module).progress
         self._meter.step(progress.tokens - self._tokens)
         self._tokens = progress.tokens
-        if progress.steps % self.every == 0 or progress.steps == total.steps:
-            log(trainer, self._figures(watched(pl_module).device), progress.steps)
+        if progress.steps % self.every == 0:
+            self._log(trainer, watched(pl_module))
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what came after the last multiple of `every`."""
+        if watched(pl_module).progress.steps % self.every:
+            self._log(trainer, watched(pl_module))
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,8 +117,9 @@ class Throughput(Callback):
             return None
         return utilisation(rate, self._flops_per_token, peak, self._devices)
 
-    def _figures(self, device: torch.device) -> dict[str, float]:
+    def _log(self, trainer: Trainer, module: Watched) -> None:
         assert self._meter is not None
+        device = module.device
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         figures = {
             "speed/tokens_per_second": self.tokens_per_second,
@@ -122,7 +129,7 @@ class Throughput(Callback):
             "speed/elapsed_seconds": time.perf_counter() - self._began,
             "speed/memory_bytes": memory,
         }
-        return {name: value for name, value in figures.items() if value is not None}
+        log(trainer, {name: value for name, value in figures.items() if value is not None}, module.progress.steps)
 
 
 def throughput(trainer: Trainer) -> Throughput | None:

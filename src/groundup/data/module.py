@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from lightning import LightningDataModule
@@ -16,6 +17,9 @@ from groundup.data.steps import HeldOut, Steps
 
 if TYPE_CHECKING:
     from groundup.data.config import Shards
+
+_PACK_STEPS, _PACK_TOKENS = 16, 1 << 18
+"""What a worker sends at a time is at most so many steps and tokens, or one step."""
 
 
 class StreamModule(LightningDataModule):
@@ -60,11 +64,11 @@ class StreamModule(LightningDataModule):
         """The source of each loader of `val_dataloader`."""
         return [part.name for part in self.held_out]
 
-    def train_dataloader(self) -> DataLoader[Step]:
+    def train_dataloader(self) -> Loader:
         """One `Step` an item, in order."""
         return self._loader(self.steps, self.config.workers)
 
-    def val_dataloader(self) -> list[DataLoader[Step]]:
+    def val_dataloader(self) -> list[Loader]:
         """One loader per held-out source, each of its windows once, as a `Step` of one micro-batch an item."""
         return [self._loader(part, min(1, self.config.workers)) for part in self.held_out]
 
@@ -78,34 +82,73 @@ class StreamModule(LightningDataModule):
         context = self.config.context
         return lines + [f"held out of {p.name}: {p.windows.size:,} windows of {context} tokens" for p in self.held_out]
 
-    def _loader(self, steps: Steps | HeldOut, workers: int) -> DataLoader[Step]:
-        dataset: Dataset[Any] = _Parcels(steps) if workers else steps
-        return DataLoader(
-            dataset,
+    def _loader(self, steps: Steps | HeldOut, workers: int) -> Loader:
+        return _Ahead(steps, workers, self.config.prefetch) if workers else _InOrder(steps)
+
+
+class Loader(Protocol):
+    """Steps in order, as often as asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Step]: ...
+
+
+class _InOrder:
+    """A loader that makes each step when it is asked for it, here and now."""
+
+    def __init__(self, steps: Steps | HeldOut) -> None:
+        self._steps, self._pinned = steps, torch.cuda.is_available()
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        for index in range(len(self._steps)):
+            step = self._steps[index]
+            yield step.pin_memory() if self._pinned else step
+
+
+class _Ahead:
+    """A loader whose workers make steps before they are asked for, several small ones at a time."""
+
+    def __init__(self, steps: Steps | HeldOut, workers: int, prefetch: int) -> None:
+        self._steps = steps
+        packs = _Packs(steps, max(1, min(_PACK_STEPS, _PACK_TOKENS // steps.tokens)))
+        self._loader = DataLoader(
+            packs,
             batch_size=None,
             collate_fn=_as_is,
             num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=self.config.prefetch if workers else None,
-            multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
-            worker_init_fn=_single_threaded if workers else None,
+            persistent_workers=True,
+            prefetch_factor=-(-prefetch // packs.each),
+            multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
+            worker_init_fn=_single_threaded,
             pin_memory=torch.cuda.is_available(),
             # Its own generator, as a loader draws a seed for its workers: the global one stays untouched.
             generator=torch.Generator(),
         )
 
-
-class _Parcels(Dataset[Parcel]):
-    """The same steps as they travel from a worker; they arrive as steps."""
-
-    def __init__(self, steps: Steps | HeldOut) -> None:
-        self._steps = steps
-
     def __len__(self) -> int:
         return len(self._steps)
 
-    def __getitem__(self, index: int) -> Parcel:
-        return self._steps.parcel(index)
+    def __iter__(self) -> Iterator[Step]:
+        for pack in self._loader:
+            yield from pack
+
+
+class _Packs(Dataset[list[Parcel]]):
+    """Runs of `each` steps as they travel from a worker; they arrive as steps."""
+
+    def __init__(self, steps: Steps | HeldOut, each: int) -> None:
+        self._steps, self.each = steps, each
+
+    def __len__(self) -> int:
+        return -(-len(self._steps) // self.each)
+
+    def __getitem__(self, index: int) -> list[Parcel]:
+        first = index * self.each
+        return [self._steps.parcel(number) for number in range(first, min(first + self.each, len(self._steps)))]
 
 
 def _as_is(item: Any) -> Any:

@@ -57,7 +57,8 @@ class Opened:
             mixture = Mixture(parse(config.weights, sizes))
             skips = Skips(config.skips)
             end = self.manifest.tokenizer.end
-            return Stream(sources, mixture, seed, config.context, end, skips, config.shuffle_tokens, config.repeat_samples)
+            pace = (config.shuffle_tokens, config.repeat_samples)
+            return Stream(sources, mixture, seed, config.context, end, skips, *pace)
         except ConfigError as error:
             raise error.under("data") from None
 

@@ -110,8 +110,7 @@ class Parcel:
     def unpack(self) -> Step:
         """The step, as tensors of this process."""
         many, context = len(self.micro_numbers), self.rows.shape[1] - 1
-        tokens = self.rows[:, :-1].astype(np.int64)
-        targets = self.rows[:, 1:].astype(np.int64)
+        tokens, targets = self.rows[:, :-1].astype(np.int64), self.rows[:, 1:].astype(np.int64)
         if self.filled is not None:
             targets[np.arange(context) >= self.filled[:, None]] = IGNORED
         parts: list[NDArray[Any]] = [tokens, targets]

@@ -26,6 +26,9 @@ class Steps(Dataset[Step]):
         micro_batch: rows per micro-batch.
         rank, world: which of how many.
         document_mask: whether batches tell documents apart.
+
+    Attributes:
+        tokens: tokens of context in an item, padding included.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class Steps(Dataset[Step]):
         document_mask: bool,
     ) -> None:
         self.stream, self.first, self.samples = stream, first, samples
+        self._alone = world == 1
         self._steps, self._end = steps, stream.end if document_mask else None
         self._numbers = micro_numbers(samples, world, rank, micro_batch)
         self._offsets = np.array(rows(samples, world, rank, micro_batch), dtype=np.int64).reshape(-1)
+        self.tokens = self._offsets.size * stream.context
         self._real = np.flatnonzero(self._offsets != PADDING)
         filled = np.where(self._offsets == PADDING, 0, stream.context)
         self._filled = None if self._real.size == filled.size else filled
@@ -64,7 +69,8 @@ class Steps(Dataset[Step]):
             raise IndexError(index)
         first = self.first.samples + index * self.samples
         if self._filled is None:
-            tokens = self.stream.tokens(first + self._offsets)
+            # Alone, a rank's rows are the step's samples in order.
+            tokens = self.stream.run(first, self.samples) if self._alone else self.stream.tokens(first + self._offsets)
         else:
             tokens = np.zeros((self._offsets.size, self.stream.context + 1), dtype=self.stream.dtype)
             tokens[self._real] = self.stream.tokens(first + self._offsets[self._real])
@@ -106,6 +112,7 @@ class HeldOut(Dataset[Step]):
         limit_tokens: int | None = None,
     ) -> None:
         self.source, self.name = source, source.name
+        self.tokens = micro_batch * context
         every = -(-(source.tokens - 1) // context)
         kept = min(every, max(1, limit_tokens // context)) if limit_tokens else every
         self.windows: Integers = np.arange(kept, dtype=np.int64) * every // kept

@@ -1,4 +1,4 @@
-"""Text from a network: cached, batched, with noise keyed by prompt and position; where weights come from is not known here."""
+"""Text from a network: cached, batched, with noise keyed by prompt and position; it knows no files."""
 
 from __future__ import annotations
 

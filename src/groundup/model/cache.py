@@ -56,8 +56,8 @@ class Cache:
     def put(self, rows: Tensor, other: Cache) -> None:
         """Replace the rows with these numbers by all the rows of another cache of the same network."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
-            mine.keys[rows, : other.size] = theirs.keys
-            mine.values[rows, : other.size] = theirs.values
+            mine.keys[rows, : other.size] = theirs.keys[:, : other.size]
+            mine.values[rows, : other.size] = theirs.values[:, : other.size]
         self.lengths[rows] = other.lengths
         self.previous[rows] = other.previous
 

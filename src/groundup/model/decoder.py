@@ -104,8 +104,12 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary, self.context = config.closed()
-        self.trunk = Trunk(config)
-        self.head = Head(config)
+        place = torch.get_default_device()
+        with torch.device("meta"):  # torch's own initialisation would cost time and random numbers
+            self.trunk = Trunk(config)
+            self.head = Head(config)
+        if place.type != "meta":
+            self.to_empty(device=place)
         initialise(self, config)
 
     def forward(

@@ -79,8 +79,9 @@ class Likelihood(torch.autograd.Function):
         kind, rows = x_ND.device.type, len(x_ND)
         if rows * len(weight_VD) > WHOLE.get(kind, PIECE):
             rows = max(1, PIECE // len(weight_VD))
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_ND.dtype
-        x, weight = x_ND.to(dtype), weight_VD.to(dtype)
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if cast else x_ND.dtype
+        x, weight = x_ND.detach().to(dtype), weight_VD.detach().to(dtype)
         parts = [softmax(x[i : i + rows], weight, targets_N[i : i + rows]) for i in range(0, len(x), rows)]
         nll_N, log_z_N, sums_N = (torch.cat([part[i] for part in parts]) for i in range(3))
         kept = parts[0][3] if len(parts) == 1 else None
@@ -92,7 +93,7 @@ class Likelihood(torch.autograd.Function):
     def backward(ctx: Any, *by: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         """Gradients by the stream and the matrix."""
         x, weight_VD, targets_N, log_z_N, sums_N, kept = ctx.saved_tensors
-        weight, by_N2 = weight_VD.to(x.dtype), torch.stack(by, dim=1)
+        weight, by_N2, log_z_N = weight_VD.detach().to(x.dtype), torch.stack(by, dim=1), log_z_N.detach()
         by_x, by_weight_VD = [], weight_VD.new_zeros(())
         for start in range(0, len(x), ctx.rows):
             piece = slice(start, start + ctx.rows)

@@ -35,6 +35,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised vectors of the same shape."""
+        if self.centred and self.weight is None and self.bias is not None:
+            # torch's kernel takes no bias of another dtype than x where there is no gain of that dtype
+            return (functional.layer_norm(x, self.shape, eps=self.eps) + self.bias).to(x.dtype)
         if self.centred:
             return functional.layer_norm(x, self.shape, self.weight, self.bias, self.eps).to(x.dtype)
         normed = functional.rms_norm(x, self.shape, eps=self.eps)

@@ -26,13 +26,14 @@ def documents(tokens: Tokens, end: int) -> tuple[NDArray[np.int32], NDArray[np.i
         tokens of the same document stand before it in the window.
     """
     rows, length = tokens.shape
-    hits = np.flatnonzero(tokens.ravel() == end)
-    row_starts = np.arange(rows, dtype=np.int64) * length
-    before_row = np.searchsorted(hits, row_starts, side="left")
-    # Tokens are many and document starts few: everything is worked out for the starts and repeated.
-    starts = np.union1d(hits, row_starts)
-    lengths = np.diff(starts, append=rows * length)
-    number = np.searchsorted(hits, starts, side="right") - before_row[starts // max(length, 1)]
+    hits = (tokens.ravel() == end).nonzero()[0]
+    # Tokens are many and starts of documents and rows few: all is worked out for the starts and repeated. A start
+    # that is both stands there twice, the first time with no token.
+    row_starts = np.arange(0, rows * length, length) if rows else hits
+    bounds = np.concatenate((hits, row_starts, [rows * length]))
+    bounds.sort()
+    starts, lengths = bounds[:-1], bounds[1:] - bounds[:-1]
+    number = hits.searchsorted(starts, side="right") - hits.searchsorted(starts - starts % length)
     position = np.arange(rows * length, dtype=np.int64)
-    position -= np.repeat(starts, lengths)
-    return np.repeat(number.astype(np.int32), lengths).reshape(rows, length), position.reshape(rows, length)
+    position -= starts.repeat(lengths)
+    return number.astype(np.int32).repeat(lengths).reshape(rows, length), position.reshape(rows, length)

@@ -85,19 +85,27 @@ class Source:
         starts = np.asarray(starts, dtype=np.int64)
         if starts.size and (int(starts.min()) < 0 or int(starts.max()) + length > self.tokens):
             raise IndexError(f"{self.name} has {self.tokens} tokens; a stretch of {length} lies outside")
+        shards, offsets = self.place(starts, length)
+        made = np.empty((starts.size, length), dtype=self.dtype)
+        for shard in np.unique(shards).tolist():
+            rows = np.flatnonzero(shards == shard)
+            made[rows] = self.stretches(shard, offsets[rows], length)
+        return made
+
+    def place(self, starts: Integers, length: int) -> tuple[Integers, Integers]:
+        """The shard that holds each stretch and where it starts there; -1 and its start where it lies across shards."""
         shards = np.searchsorted(self._firsts, starts, side="right") - 1
         inside = starts + length <= self._firsts[shards + 1]
-        present = np.unique(shards)
-        if present.size == 1 and inside.all():
-            whole: Tokens = self._view(int(present[0]), length)[starts - self._firsts[present[0]]]
-            return whole
-        made = np.empty((starts.size, length), dtype=self.dtype)
-        for shard in present.tolist():
-            rows = np.flatnonzero((shards == shard) & inside)
-            if rows.size:
-                made[rows] = self._view(shard, length)[starts[rows] - self._firsts[shard]]
-        for row in np.flatnonzero(~inside).tolist():
-            self._across(int(starts[row]), made[row])
+        return np.where(inside, shards, -1), np.where(inside, starts - self._firsts[shards], starts)
+
+    def stretches(self, shard: int, offsets: Integers, length: int) -> Tokens:
+        """The stretches of one shard (or, with -1, of none alone) that `place` found: (n, length)."""
+        if shard >= 0:
+            found: Tokens = self._view(shard, length)[offsets]
+            return found
+        made = np.empty((offsets.size, length), dtype=self.dtype)
+        for row, start in zip(made, offsets.tolist(), strict=True):
+            self._across(start, row)
         return made
 
     def document(self, offset: int) -> Document:

@@ -25,8 +25,9 @@ from groundup.shard.storage import open_storage
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.trainer import segments as segment_list
+from groundup.trainer.device import device_of
 from groundup.trainer.page import page
-from groundup.trainer.run import Outcome, Recipe, device_of
+from groundup.trainer.run import Outcome, Recipe
 
 FIGURES = "report.json"
 COMPARED_TOKENS = 200_000_000

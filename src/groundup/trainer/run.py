@@ -21,7 +21,7 @@ from groundup.callback import config as callback_config
 from groundup.callback.checkpoint import Checkpoint
 from groundup.core import checkpoint, ranks
 from groundup.core.config import from_dict
-from groundup.core.errors import CheckpointError, ConfigError, StorageError
+from groundup.core.errors import CheckpointError, StorageError
 from groundup.core.files import read_json
 from groundup.core.progress import Progress
 from groundup.data.module import StreamModule
@@ -32,6 +32,7 @@ from groundup.tokenizer.load import load as load_tokenizer
 from groundup.trainer import logger_config
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
+from groundup.trainer.device import device_of
 from groundup.trainer.export import export
 from groundup.trainer.segments import Segment
 
@@ -148,32 +149,6 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def device_of(options: Any) -> tuple[str, str]:
-    """The accelerator and precision that `auto` stands for on this machine.
-
-    Raises:
-        ConfigError: the accelerator asked for is not there.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    accelerator = options.accelerator
-    if accelerator == "auto":
-        accelerator = next(name for name, there in available.items() if there)
-    elif not available[accelerator]:
-        there = ", ".join(name for name, found in available.items() if found)
-        raise ConfigError(f"trainer.accelerator={accelerator}", "is not on this machine", f"here: auto, {there}")
-    if options.precision != "auto":
-        return accelerator, options.precision
-    return accelerator, "bf16" if computes_in_bf16(accelerator) else "fp32"
-
-
-def computes_in_bf16(accelerator: str) -> bool:
-    """Whether the device multiplies bf16 matrices natively; emulation is slower than fp32."""
-    if accelerator == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    cpu: Any = torch.cpu
-    return accelerator == "cpu" and bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 def _era_end(segments: Sequence[Segment], number: int) -> Progress:

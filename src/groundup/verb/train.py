@@ -78,11 +78,16 @@ class Train:
                 "shorten data.context or lengthen model.context",
             )
         plan = self.plan()
-        self.schedule.check(plan[-1].last)
         for segment in plan:
-            effective = segment_list.apply(self, segment.set)
-            effective.schedule.check(plan[-1].last)
-        self._check_space(manifest)
+            try:
+                segment_list.apply(self, segment.set).schedule.check(plan[-1].last)
+            except ConfigError as error:
+                raise error.under("schedule") from None
+        self._check_space()
+        keep_freed_memory()  # before torch is imported
+        from groundup.trainer.device import device_of
+
+        device_of(self.trainer)
 
     def plan(self) -> list[Segment]:
         """The run's segments: planned changes, then what `extend_tokens` adds."""
@@ -102,7 +107,6 @@ class Train:
 
     def run(self) -> None:
         """Train, or go on training; then write the report."""
-        keep_freed_memory()  # before torch is imported
         folder = self.folder()
         plan = self.plan()
         if self.fresh and ranks.rank() == 0:
@@ -148,9 +152,8 @@ class Train:
                     "give the model it was trained with, or a checkpoint of this one",
                 )
 
-    def _check_space(self, manifest: Manifest) -> None:
+    def _check_space(self) -> None:
         """A run that cannot save its first checkpoint should not begin."""
-        del manifest
         place = self.folder()
         while not place.exists():
             place = place.parent

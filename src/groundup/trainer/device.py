@@ -1,0 +1,35 @@
+"""What `auto` stands for on this machine: accelerator and precision; it imports no lightning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from groundup.core.errors import ConfigError
+
+
+def device_of(options: Any) -> tuple[str, str]:
+    """The accelerator and precision that `auto` stands for on this machine.
+
+    Raises:
+        ConfigError: the accelerator asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = next(name for name, there in available.items() if there)
+    elif not available[accelerator]:
+        there = ", ".join(name for name, found in available.items() if found)
+        raise ConfigError(f"trainer.accelerator={accelerator}", "is not on this machine", f"here: auto, {there}")
+    if options.precision != "auto":
+        return accelerator, options.precision
+    return accelerator, "bf16" if computes_in_bf16(accelerator) else "fp32"
+
+
+def computes_in_bf16(accelerator: str) -> bool:
+    """Whether the device multiplies bf16 matrices natively; emulation is slower than fp32."""
+    if accelerator == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu: Any = torch.cpu
+    return accelerator == "cpu" and bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())

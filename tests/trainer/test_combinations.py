@@ -1,0 +1,143 @@
+"""Fifty random valid combinations of options train two steps; every option of every group composes and builds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from groundup.core import checkpoint
+from groundup.core.config import groups
+from groundup.core.config.compose import instantiate, store
+from groundup.core.errors import ConfigError
+from groundup.core.progress import Progress
+from groundup.model import count
+from groundup.verb.prepare import Prepare
+from groundup.verb.train import Train
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+COMMON = [
+    "model.layers=2",
+    "tokens=65536",
+    "stop_steps=2",
+    "trainer.compile=false",
+    "trainer.accelerator=cpu",
+    "trainer.log_every=1",
+]
+CHOICES: dict[str, list[str]] = {
+    "model.width": ["32", "48"],
+    "model.heads": ["1", "2", "4"],
+    "model.kv_heads": ["null", "1", "2"],
+    "model.positions": ["learned", "rotary"],
+    "model.norm": ["rms", "layer"],
+    "model.gain": ["true", "false"],
+    "model.embedding_norm": ["true", "false"],
+    "model.qk_norm": ["true", "false"],
+    "model.activation": ["relu2", "gelu", "gelu_tanh", "swiglu"],
+    "model.bias": ["true", "false"],
+    "model.tied": ["true", "false"],
+    "model.dropout": ["0.0", "0.2"],
+    "model.softcap": ["null", "15.0"],
+    "model.mixing": ["true", "false"],
+    "model.value_embeddings": ["true", "false"],
+    "model.shift": ["true", "false"],
+    "model.init": ["modern", "gpt2"],
+    "objective.z_loss": ["null", "1e-4"],
+    "objective.clip": ["null", "1.0"],
+    "optimizer": ["adamw", "muon", "sgd", "adafactor", "lion"],
+    "optimizer.l1": ["0.0", "1e-6"],
+    "optimizer.decay_embeddings": ["true", "false"],
+    "schedule": ["constant", "linear", "cosine", "wsd"],
+    "schedule.warmup_steps": ["null", "1"],
+    "strategy": ["auto", "single", "ddp"],
+    "data.context": ["16", "32"],
+    "data.micro_batch": ["3", "8"],
+    "data.document_mask": ["true", "false"],
+    "data.workers": ["0", "0", "0", "1"],
+    "data.repeat_samples": ["null", "5"],
+    "trainer.precision": ["fp32", "bf16"],
+    "trainer.validate_every": ["null", "2"],
+    "data.held_out_tokens": ["512"],
+    "callback": ["[checkpoint]", "[checkpoint,ema,throughput,progress]", "none"],
+    "logger": ["csv", "[csv,tensorboard]"],
+}
+
+
+def composed(verb: str, overrides: list[str]) -> Any:
+    """The verb's config as the command line would compose it."""
+    store()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose(verb, overrides=overrides))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python's documentation topics as bytes."""
+    folder = tmp_path_factory.mktemp("data") / "topics"
+    config: Prepare = composed("prepare", ["source=[topics]", "tokenizer=bytes", f"path={folder}"])
+    config.check()
+    config.run()
+    return folder
+
+
+def draw(number: int) -> list[str]:
+    """The first valid combination of a number's stream."""
+    stream = random.Random(number)
+    while True:
+        overrides = [f"{key}={stream.choice(values)}" for key, values in CHOICES.items()]
+        try:
+            composed("train", [*COMMON, *overrides, "data.batch_tokens=256"])
+        except ConfigError:
+            continue
+        return overrides
+
+
+@pytest.mark.filterwarnings("ignore:.*resource_tracker.*")
+@pytest.mark.parametrize("number", range(50))
+def test_a_random_valid_combination_trains_two_steps(number: int, data: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    overrides = draw(number)
+    config: Train = composed(
+        "train", [*COMMON, *overrides, "data.batch_tokens=256", f"data.path={data}", f"runs={tmp_path}"]
+    )
+    config.check()
+    config.run()
+    assert [checkpoint.step_of(path) for path in checkpoint.listed(config.folder())] == [2]
+
+
+def test_every_preset_and_kind_of_every_group_composes() -> None:
+    composed("train", [])
+    for name, entry in groups().items():
+        if name in ("verb", "change") or name not in Train.__dataclass_fields__:
+            continue
+        presets = {path.stem for path in (CONF / name).glob("*.yaml")}
+        for option in sorted({*entry.kinds, *presets}):
+            made = composed("train", [f"{name}=[{option}]" if entry.many else f"{name}={option}"])
+            assert getattr(made, name) is not None
+    for group in ("experiment", "debug"):
+        for path in (CONF / group).glob("*.yaml"):
+            assert composed("train", [f"{group}={path.stem}"]).tokens > 0
+
+
+def test_every_model_preset_builds_on_the_meta_device_with_the_parameters_it_counts() -> None:
+    for path in (CONF / "model").glob("*.yaml"):
+        config = composed("train", [f"model={path.stem}"]).model
+        config.vocabulary = config.vocabulary or 4096
+        config.context = config.context or 256
+        with torch.device("meta"):
+            net = config.build()
+        assert sum(parameter.numel() for parameter in net.parameters()) == count.parameters(config)["total"]
+
+
+def test_every_schedule_starts_above_zero_and_stays_within_one() -> None:
+    for kind in groups()["schedule"].kinds:
+        schedule = composed("train", [f"schedule={kind}"]).schedule
+        total = Progress(100, 800, 8000)
+        factors = [schedule.factor(Progress(step, step * 8, step * 80), total) for step in range(1, 101)]
+        assert factors[0] > 0
+        assert max(factors) == 1
+        assert min(factors) >= 0
