@@ -16,9 +16,11 @@ import datetime
 import gc
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -33,8 +35,8 @@ from groundup.model.config import Decoder
 from groundup.scaling.hardware import peak_flops
 
 FORMULA = "MFU = tokens/s x (6 N + 12 L D T) / peak; N: matrices with the output head, without embedding look-ups"
-VOCABULARY = 50_304
-"""GPT-2's 50,257 rounded up to a multiple of 64; used where a preset leaves it to the tokenizer."""
+VOCABULARY = 32_000
+"""Where a preset leaves it to the tokenizer; one that says it gets it rounded up to a multiple of 64."""
 
 SIZES = {"1b": 2048, "gpt2-124m": 1024, "350m": 2048}
 """Presets of conf/model in the order measured, with the context where the preset leaves it to the data."""
@@ -109,22 +111,30 @@ def in_own_process(size: str, system: str, options: argparse.Namespace, deadline
     if left < 20:
         return {**title, "skipped": f"the {options.minutes:g} minutes are over"}
     command = [sys.executable, str(Path(__file__).resolve()), "--one", size, system, "--device", options.device]
-    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-    try:
-        done = subprocess.run(
-            [*command, *(["--tiny"] if options.tiny else [])],
-            capture_output=True,
-            text=True,
-            timeout=left,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    status, printed, complaints = finished([*command, *(["--tiny"] if options.tiny else [])], left)
+    if status is None:
         return {**title, "skipped": f"it was not done when the {options.minutes:g} minutes were over"}
-    if done.returncode:
-        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+    if status:
+        reason = (complaints.strip() or "no message").splitlines()[-1]
         return {**title, "skipped": f"it failed: {reason[:300]}"}
-    return {**title, **json.loads(done.stdout.strip().splitlines()[-1])}
+    return {**title, **json.loads(printed.strip().splitlines()[-1])}
+
+
+def finished(command: list[str], seconds: float) -> tuple[int | None, str, str]:
+    """Exit status (None: killed, with all it started, after so many seconds), stdout and stderr of a command."""
+    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(command, stdout=printed, stderr=complaints, env=environment, start_new_session=True)
+        status: int | None
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # torch's compile workers too
+            process.wait()
+            status = None
+        printed.seek(0)
+        complaints.seek(0)
+        return status, printed.read(), complaints.read()
 
 
 def shape(size: str, tiny: bool) -> Decoder:
@@ -132,9 +142,8 @@ def shape(size: str, tiny: bool) -> Decoder:
     if tiny:
         return TINY
     config = Decoder(**preset(peers.ROOT / "conf" / "model" / f"{size}.yaml"))
-    return dataclasses.replace(
-        config, context=config.context or SIZES[size], vocabulary=config.vocabulary or VOCABULARY
-    )
+    vocabulary = -(-(config.vocabulary or VOCABULARY) // 64) * 64
+    return dataclasses.replace(config, context=config.context or SIZES[size], vocabulary=vocabulary)
 
 
 def preset(path: Path) -> dict[str, Any]:

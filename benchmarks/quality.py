@@ -48,13 +48,12 @@ import recipes
 print(json.dumps(recipes.main(recipes.Job(**json.loads(sys.argv[1])))))
 """
 HERE = Path(__file__).resolve().parent
-WORK = peers.ROOT / "runs" / "quality"
 
 
 def main(arguments: list[str]) -> int:
     """Search for the peers, train everybody, print medians and ratios."""
     options = parse(arguments)
-    bench = Bench(options, prepare(options.source))
+    bench = Bench(options, prepare(options.source, options.work), fingerprint())
     peaks: dict[str, dict[str, Any]] = {}
     for recipe in options.recipes:
         missing = peers.absent(NEEDED[recipe])
@@ -80,18 +79,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--source", default="bible", help="the corpus; only for bible there is a bar")
     parser.add_argument("--resume", action="store_true", help="take today's finished runs of this code from the record")
     parser.add_argument("--record", type=Path, help="where rows are added; by default docs/records/quality.jsonl")
+    parser.add_argument(
+        "--work", type=Path, default=peers.ROOT / "runs" / "quality", help="folder for shards and a log"
+    )
     parser.add_argument("--tiny", action="store_true", help="a few steps of very small models: for tests")
     options = parser.parse_args(arguments)
     if options.tiny:
         options.seeds, options.choices = 1, 1
     if options.record is None:
-        options.record = WORK / "tiny.jsonl" if options.tiny else peers.RECORDS / "quality.jsonl"
+        options.record = options.work / "tiny.jsonl" if options.tiny else peers.RECORDS / "quality.jsonl"
     return options
 
 
-def prepare(source: str) -> Path:
+def prepare(source: str, work: Path) -> Path:
     """The corpus as shards, made if they are not there."""
-    folder = WORK / f"data-{source}"
+    folder = work.resolve() / f"data-{source}"
     overrides = [f"source=[{source}]", f"path={folder}", f"held_out={HELD_OUT}"]
     command = [sys.executable, str(peers.ROOT / "prepare.py"), *overrides]
     done = subprocess.run(command, cwd=peers.ROOT, capture_output=True, text=True, check=False)
@@ -107,11 +109,13 @@ class Bench:
     Attributes:
         options: the command line.
         data: the folder of shards.
+        code: the fingerprint of what is measured.
         tried: bits per byte of the choices searched through, by recipe and choice.
     """
 
     options: argparse.Namespace
     data: Path
+    code: str
     tried: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def run(self, recipe: str, seed: int, **choice: Any) -> dict[str, Any]:
@@ -119,7 +123,7 @@ class Bench:
         options = self.options
         key = {
             "date": datetime.date.today().isoformat(),
-            "code": fingerprint(),
+            "code": self.code,
             "source": options.source,
             "recipe": recipe,
             "seed": seed,
@@ -132,16 +136,15 @@ class Bench:
                 if all(row.get(name) == value for name, value in key.items()):
                     return row
         job = {"recipe": recipe, "seed": seed, "seconds": options.seconds, "tiny": options.tiny, **choice}
-        row = {**key, **train({**job, "data": str(self.data)})}
+        row = {**key, **train({**job, "data": str(self.data)}, options.work / "last.log")}
         peers.append(options.record, row)
         peers.emit(benchmark="quality", **row)
         return row
 
 
-def train(job: dict[str, Any]) -> dict[str, Any]:
-    """Do a run in a process of its own, its words in a file."""
+def train(job: dict[str, Any], log: Path) -> dict[str, Any]:
+    """Do a run in a process of its own, its words in a log."""
     command = [sys.executable, "-c", PROCESS, json.dumps(job)]
-    log = WORK / "last.log"
     with log.open("w") as file:
         done = subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, stderr=file, text=True, check=False)
     if done.returncode:

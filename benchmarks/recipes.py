@@ -33,7 +33,8 @@ from groundup.data.step import Batch, Step
 from groundup.model import count
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.trainer import segments
-from groundup.trainer.run import device_of, train
+from groundup.trainer.device import device_of
+from groundup.trainer.run import train
 
 WITHIN = 0.04
 """How far the clock may end from the time given; a run further off is trained again with a corrected length."""
@@ -48,12 +49,7 @@ TIMED = 20
 WARM_UP = 0.05
 """Share of the peers' steps over which their rate rises; it then falls to a tenth of its peak along a cosine."""
 
-GPT2 = (
-    "model=decoder model.positions=learned model.norm=layer model.gain=true model.embedding_norm=false "
-    "model.qk_norm=false model.activation=gelu_tanh model.tied=true model.bias=true model.init=gpt2 model.dropout=0 "
-    f"optimizer=adamw optimizer.weight_decay=0.1 schedule=cosine schedule.warmup_fraction={WARM_UP} "
-    "data.document_mask=false"
-)
+GPT2 = f"experiment=gpt2-recipe model.dropout=0 data.document_mask=false schedule.warmup_fraction={WARM_UP}"
 TINY = "model.layers=2 model.width=64 model.heads=2 data.context=64 data.batch_tokens=512 data.micro_batch=4"
 AVERAGING = "ema"
 """The callback of the default that changes what is scored; the others only watch, and are left out."""

@@ -28,7 +28,8 @@ def run(*arguments: str) -> list[dict[str, object]]:
 
 def test_each_recipe_runs_or_names_its_absent_peer_and_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     record = tmp_path / "quality.jsonl"
-    lines = run("--record", str(record))
+    place = ("--record", str(record), "--work", str(tmp_path))
+    lines = run(*place)
     rows = [json.loads(line) for line in record.read_text().splitlines()]
     here = importlib.util.find_spec("litgpt") is not None
     assert [row["recipe"] for row in rows] == ["default", "gpt2", *(["pythia"] if here else [])]
@@ -39,6 +40,6 @@ def test_each_recipe_runs_or_names_its_absent_peer_and_a_finished_run_is_not_don
     assert "bar" not in ratio, "a tiny run proves nothing"
 
     before = record.read_bytes()
-    again = run("--record", str(record), "--resume", "--recipes", "default", "gpt2")
+    again = run(*place, "--resume", "--recipes", "default", "gpt2")
     assert record.read_bytes() == before
     assert [line for line in again if line.get("figure") == "default / gpt2"] == [ratio]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from groundup.core.progress import Progress
 from groundup.data.module import StreamModule
-from groundup.data.step import IGNORED, Batch, Parcel, Step
+from groundup.data.step import IGNORED, Batch, Head, Parcel, Step
 
 CONTEXT = 16
 
@@ -127,8 +127,19 @@ def test_a_step_crosses_between_processes_as_the_tokens_it_was_read_as(prepared,
     parcel = steps(prepared, batch_tokens=CONTEXT * 1000, micro_batch=90).parcel(1)
     packed = pickle.dumps(parcel)
     assert len(packed) < 1.3 * parcel.rows.nbytes
-    assert isinstance(pickle.loads(packed), Step)
-    assert equal(pickle.loads(packed), parcel.unpack())
+    (arrived,) = pickle.loads(packed)
+    assert isinstance(arrived, Step)
+    assert equal(arrived, parcel.unpack()[0])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 3), st.integers(0, 4), st.integers(1, 9), st.sampled_from([3, 4, 5]))
+def test_steps_made_together_are_those_made_one_by_one(prepared, equal, world, index, many, micro_batch):
+    for rank in range(world):
+        made = steps(prepared, rank=rank, world=world, micro_batch=micro_batch)
+        together = made.parcel(index, many).unpack()
+        assert len(together) == min(many, 5 - index)
+        assert all(equal(step, made[index + number]) for number, step in enumerate(together))
 
 
 def test_a_step_moves_to_a_device_whole(prepared, equal):
@@ -143,5 +154,5 @@ def test_a_step_moves_to_a_device_whole(prepared, equal):
 
 def test_a_parcel_says_which_targets_are_predicted():
     rows = np.arange(10, dtype=np.uint16).reshape(2, 5)
-    step = Parcel(0, 2, 5, 0, [0], rows, np.array([4, 1]), None).unpack()
+    (step,) = Parcel([Head(0, 2, 5, 0)], [0], rows, np.array([4, 1]), None).unpack()
     assert step.micro_batches[0].targets_BT.tolist() == [[1, 2, 3, 4], [6, IGNORED, IGNORED, IGNORED]]

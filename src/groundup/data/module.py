@@ -18,8 +18,8 @@ from groundup.data.steps import HeldOut, Steps
 if TYPE_CHECKING:
     from groundup.data.config import Shards
 
-_PACK_STEPS, _PACK_TOKENS = 16, 1 << 18
-"""What a worker sends at a time is at most so many steps and tokens, or one step."""
+_HERE_TOKENS, _SENT_TOKENS, _MOST_STEPS = 1 << 16, 1 << 18, 16
+"""Steps are made, or sent by a worker, in runs of at most so many tokens and steps, or one by one."""
 
 
 class StreamModule(LightningDataModule):
@@ -95,33 +95,32 @@ class Loader(Protocol):
 
 
 class _InOrder:
-    """A loader that makes each step when it is asked for it, here and now."""
+    """A loader that makes steps when they are asked for, here and now; of small ones some at a time."""
 
     def __init__(self, steps: Steps | HeldOut) -> None:
-        self._steps, self._pinned = steps, torch.cuda.is_available()
+        self._parcels, self._pinned = _Parcels(steps, _HERE_TOKENS), torch.cuda.is_available()
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return self._parcels.steps
 
     def __iter__(self) -> Iterator[Step]:
-        for index in range(len(self._steps)):
-            step = self._steps[index]
-            yield step.pin_memory() if self._pinned else step
+        for index in range(len(self._parcels)):
+            for step in self._parcels[index].unpack():
+                yield step.pin_memory() if self._pinned else step
 
 
 class _Ahead:
     """A loader whose workers make steps before they are asked for, several small ones at a time."""
 
     def __init__(self, steps: Steps | HeldOut, workers: int, prefetch: int) -> None:
-        self._steps = steps
-        packs = _Packs(steps, max(1, min(_PACK_STEPS, _PACK_TOKENS // steps.tokens)))
+        self._parcels = _Parcels(steps, _SENT_TOKENS)
         self._loader = DataLoader(
-            packs,
+            self._parcels,
             batch_size=None,
             collate_fn=_as_is,
             num_workers=workers,
             persistent_workers=True,
-            prefetch_factor=-(-prefetch // packs.each),
+            prefetch_factor=-(-prefetch // self._parcels.each),
             multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
             worker_init_fn=_single_threaded,
             pin_memory=torch.cuda.is_available(),
@@ -130,25 +129,25 @@ class _Ahead:
         )
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return self._parcels.steps
 
     def __iter__(self) -> Iterator[Step]:
-        for pack in self._loader:
-            yield from pack
+        for steps in self._loader:
+            yield from steps
 
 
-class _Packs(Dataset[list[Parcel]]):
-    """Runs of `each` steps as they travel from a worker; they arrive as steps."""
+class _Parcels(Dataset[Parcel]):
+    """Steps in runs of about so many tokens; a run that leaves its process arrives as a list of steps."""
 
-    def __init__(self, steps: Steps | HeldOut, each: int) -> None:
-        self._steps, self.each = steps, each
+    def __init__(self, steps: Steps | HeldOut, tokens: int) -> None:
+        self._made, self.steps = steps, len(steps)
+        self.each = max(1, min(_MOST_STEPS, tokens // steps.tokens))
 
     def __len__(self) -> int:
-        return -(-len(self._steps) // self.each)
+        return -(-self.steps // self.each)
 
-    def __getitem__(self, index: int) -> list[Parcel]:
-        first = index * self.each
-        return [self._steps.parcel(number) for number in range(first, min(first + self.each, len(self._steps)))]
+    def __getitem__(self, index: int) -> Parcel:
+        return self._made.parcel(index * self.each, self.each)
 
 
 def _as_is(item: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,31 +84,41 @@ class Step:
         return replace(self, micro_batches=[batch.pin_memory() for batch in self.micro_batches])
 
 
-@dataclass(eq=False)
-class Parcel:
-    """A step as the shards hold it. Pickled, it arrives as a `Step`: a quarter of the bytes cross between processes,
-    by the pipe, so no shared memory can run out.
-
-    Attributes:
-        rows: (micro-batches * B, T + 1) tokens of the shards' type.
-        filled: targets that are predicted in each row, from its start; None where that is all of them.
-        end: the id that opens documents, None where they are not told apart.
-    """
+class Head(NamedTuple):
+    """The numbers of a step, as in `Step`."""
 
     step: int
     samples: int
     targets: int
     first_sample: int
+
+
+@dataclass(eq=False)
+class Parcel:
+    """One step or several as the shards hold them, made at once as that is faster for small ones.
+
+    Pickled, it arrives as a list of `Step`: a quarter of the bytes cross between processes, by the pipe, so no shared
+    memory can run out.
+
+    Attributes:
+        heads: the steps.
+        micro_numbers: of each of them.
+        rows: (steps * micro-batches * B, T + 1) tokens of the shards' type.
+        filled: targets that are predicted in each row, from its start; None where that is all of them.
+        end: the id that opens documents, None where they are not told apart.
+    """
+
+    heads: list[Head]
     micro_numbers: list[int]
     rows: NDArray[Any]
     filled: NDArray[np.int64] | None
     end: int | None
 
-    def __reduce__(self) -> tuple[Callable[..., Step], tuple[Any, ...]]:
-        return _unpack, tuple(getattr(self, name) for name in self.__dataclass_fields__)
+    def __reduce__(self) -> tuple[Callable[..., list[Step]], tuple[Any, ...]]:
+        return _unpack, (self.heads, self.micro_numbers, self.rows, self.filled, self.end)
 
-    def unpack(self) -> Step:
-        """The step, as tensors of this process."""
+    def unpack(self) -> list[Step]:
+        """The steps, as tensors of this process."""
         many, context = len(self.micro_numbers), self.rows.shape[1] - 1
         tokens, targets = self.rows[:, :-1].astype(np.int64), self.rows[:, 1:].astype(np.int64)
         if self.filled is not None:
@@ -116,17 +126,22 @@ class Parcel:
         parts: list[NDArray[Any]] = [tokens, targets]
         if self.end is not None:
             parts.extend(documents(self.rows[:, :-1], self.end))
-        shaped = [torch.from_numpy(part.reshape(many, -1, context)) for part in parts]
-        return Step(
-            step=self.step,
-            samples=self.samples,
-            tokens=self.samples * context,
-            targets=self.targets,
-            first_sample=self.first_sample,
-            micro_batches=[Batch(*(part[number] for part in shaped)) for number in range(many)],
-            micro_numbers=self.micro_numbers,
-        )
+        rows = tokens.shape[0] // (len(self.heads) * many)
+        split = [torch.from_numpy(part.reshape(-1, rows, context)).unbind() for part in parts]
+        batches = [Batch(*part) for part in zip(*split, strict=True)]
+        return [
+            Step(
+                step=head.step,
+                samples=head.samples,
+                tokens=head.samples * context,
+                targets=head.targets,
+                first_sample=head.first_sample,
+                micro_batches=batches[place * many : (place + 1) * many],
+                micro_numbers=list(self.micro_numbers),
+            )
+            for place, head in enumerate(self.heads)
+        ]
 
 
-def _unpack(*fields: Any) -> Step:
+def _unpack(*fields: Any) -> list[Step]:
     return Parcel(*fields).unpack()

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from groundup.core.layout import PADDING, micro_numbers, rows
 from groundup.core.progress import Progress
-from groundup.data.step import Parcel, Step
+from groundup.data.step import Head, Parcel, Step
 from groundup.shard.source import Source
 from groundup.shard.stream import Stream
 
@@ -56,32 +56,39 @@ class Steps(Dataset[Step]):
         return self._steps
 
     def __getitem__(self, index: int) -> Step:
-        return self.parcel(index).unpack()
+        return self.parcel(index).unpack()[0]
 
-    def parcel(self, index: int) -> Parcel:
-        """Step `index` of the stretch, not yet made into tensors.
+    def parcel(self, index: int, many: int = 1) -> Parcel:
+        """Steps `index` onwards of the stretch, not yet made into tensors.
+
+        Args:
+            index: of the first.
+            many: how many; fewer where the stretch ends.
 
         Raises:
             IndexError: the stretch is shorter.
             DataError: a shard that is missing or damaged.
         """
-        if not 0 <= index < self._steps:
-            raise IndexError(index)
+        many = _within(index, many, self._steps)
         first = self.first.samples + index * self.samples
-        if self._filled is None:
-            # Alone, a rank's rows are the step's samples in order.
-            tokens = self.stream.run(first, self.samples) if self._alone else self.stream.tokens(first + self._offsets)
+        if self._alone and self._filled is None:
+            # A single rank's rows are the samples in their order.
+            tokens = self.stream.run(first, many * self.samples)
         else:
-            tokens = np.zeros((self._offsets.size, self.stream.context + 1), dtype=self.stream.dtype)
-            tokens[self._real] = self.stream.tokens(first + self._offsets[self._real])
+            starts = first + np.arange(many, dtype=np.int64)[:, None] * self.samples
+            real = self.stream.tokens((starts + self._offsets[self._real]).reshape(-1))
+            tokens = np.zeros((many, self._offsets.size, self.stream.context + 1), dtype=self.stream.dtype)
+            tokens[:, self._real] = real.reshape(many, self._real.size, -1)
+            tokens = tokens.reshape(many * self._offsets.size, -1)
+        targets = self.samples * self.stream.context
         return Parcel(
-            step=self.first.steps + index,
-            samples=self.samples,
-            targets=self.samples * self.stream.context,
-            first_sample=first,
+            heads=[
+                Head(self.first.steps + number, self.samples, targets, self.first.samples + number * self.samples)
+                for number in range(index, index + many)
+            ],
             micro_numbers=self._numbers,
             rows=tokens,
-            filled=self._filled,
+            filled=None if self._filled is None else np.tile(self._filled, many),
             end=self._end,
         )
 
@@ -122,30 +129,25 @@ class HeldOut(Dataset[Step]):
         return -(-self.windows.size // (self._micro_batch * self._world))
 
     def __getitem__(self, index: int) -> Step:
-        return self.parcel(index).unpack()
+        return self.parcel(index).unpack()[0]
 
-    def parcel(self, index: int) -> Parcel:
-        """Item `index`, not yet made into tensors.
-
-        Raises:
-            IndexError: there are fewer.
-            DataError: a shard that is missing or damaged.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        first = index * self._micro_batch * self._world
-        windows = self.windows[first : first + self._micro_batch * self._world]
-        filled = np.minimum(self._context, self.source.tokens - 1 - windows * self._context)
-        offsets = np.array(rows(windows.size, self._world, self._rank, self._micro_batch), dtype=np.int64).reshape(-1)
-        own = np.where(offsets == PADDING, 0, filled[offsets])
+    def parcel(self, index: int, many: int = 1) -> Parcel:
+        """Items `index` onwards, not yet made into tensors; arguments and errors as for `Steps`."""
+        many, each = _within(index, many, len(self)), self._micro_batch * self._world
+        heads, shown, filled = [], [], []
+        for number in range(index, index + many):
+            windows = self.windows[number * each : (number + 1) * each]
+            lengths = np.minimum(self._context, self.source.tokens - 1 - windows * self._context)
+            offsets = np.array(rows(windows.size, self._world, self._rank, self._micro_batch)[0], dtype=np.int64)
+            heads.append(Head(number, windows.size, int(lengths.sum()), number * each))
+            shown.append(windows[offsets])
+            filled.append(np.where(offsets == PADDING, 0, lengths[offsets]))
+        every = np.concatenate(filled)
         return Parcel(
-            step=index,
-            samples=windows.size,
-            targets=int(filled.sum()),
-            first_sample=first,
-            micro_numbers=micro_numbers(windows.size, self._world, self._rank, self._micro_batch),
-            rows=self._tokens(windows[offsets], own),
-            filled=None if bool((own == self._context).all()) else own,
+            heads=heads,
+            micro_numbers=[self._rank],
+            rows=self._tokens(np.concatenate(shown), every),
+            filled=None if bool((every == self._context).all()) else every,
             end=self._end,
         )
 
@@ -157,3 +159,9 @@ class HeldOut(Dataset[Step]):
             length = int(filled[row]) + 1
             made[row, :length] = self.source.gather(windows[row : row + 1] * self._context, length)[0]
         return made
+
+
+def _within(index: int, many: int, length: int) -> int:
+    if not 0 <= index < length:
+        raise IndexError(index)
+    return min(many, length - index)

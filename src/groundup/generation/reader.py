@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 class Reader:
     """A batch of rows, of unequal length, that grow by a token at a time.
 
-    A row longer than the context is read from its last tokens only: at first as many as the context holds, and
-        whenever the context
-    is full again, half as many, so that there is room to go on. When a row starts anew depends on its own length
-    alone.
+    A row longer than the context is read from its last tokens only: at first as many as the context holds, and each
+    time the context is full again, half as many, so that there is room to go on. When that happens depends on the
+    row's own length alone.
 
     Args:
         net: the network; it should be in eval mode.

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from groundup.core.keyed import generator
-from groundup.generation.filter import likelihoods
-from groundup.model.cache import Cache
+from groundup.generation.choice import choose, uniform
+from groundup.generation.reader import Reader
 from groundup.model.decoder import Decoder
 from groundup.tokenizer.protocol import Tokenizer
 
@@ -77,69 +73,44 @@ def stream(net: Decoder, tokenizer: Tokenizer, prompt: str, options: Options) ->
         yield text[sent:]
 
 
-@torch.no_grad()
 def _run(net: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], options: Options) -> Iterator[tuple[int, int]]:
     """Pairs of a prompt's number and its next token, until every answer has ended."""
+    if not prompts or options.tokens < 1:
+        return
     modes = [(part, part.training) for part in net.modules()]
     net.eval()
     try:
-        device = net.trunk.embedding.weight.device
-        texts = [[tokenizer.end, *tokenizer.encode(prompt)] for prompt in prompts]
-        starts = [len(ids) for ids in texts]
-        alive = list(range(len(prompts))) if options.tokens > 0 else []
-        room = net.context
-        kept = [ids[-(room - 1) :] if room > 1 else ids[-1:] for ids in texts]
-        cache = net.new_cache(len(alive), device=device)
-        logits_BV = _read(net, cache, [kept[row] for row in alive], device)
+        reader = Reader(net, [[tokenizer.end, *tokenizer.encode(prompt)] for prompt in prompts], options.tokens)
+        answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
+        alive = list(answers)
+        logits_BV = reader.start()
         while alive:
-            chosen = _choose(logits_BV, alive, [len(texts[row]) for row in alive], options)
+            draws = [uniform(options.seed, number, len(answers[number])) for number in alive]
+            chosen = choose(logits_BV, draws, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
             going: list[int] = []
-            for place, (row, token) in enumerate(zip(alive, chosen, strict=True)):
+            for place, (number, token) in enumerate(zip(alive, chosen, strict=True)):
                 if token == tokenizer.end:
                     continue
-                texts[row].append(token)
-                yield row, token
-                answer = texts[row][starts[row] :]
-                stopped = bool(options.stop) and any(text in tokenizer.decode(answer) for text in options.stop)
-                if len(answer) < options.tokens and not stopped:
+                answers[number].append(token)
+                yield number, token
+                if len(answers[number]) < options.tokens and not _stopped(tokenizer, answers[number], options.stop):
                     going.append(place)
-            if not going:
-                return
+            if 0 < len(going) < len(alive):
+                reader.keep(going)
             alive = [alive[place] for place in going]
-            cache.keep(torch.tensor(going, device=device))
-            if int(cache.lengths.max()) < room:
-                last = [[texts[row][-1]] for row in alive]
-            else:  # a row is full: all begin again with the later half of what they hold
-                cache = net.new_cache(len(alive), device=device)
-                last = [texts[row][-max(1, room // 2) :] for row in alive]
-            logits_BV = _read(net, cache, last, device)
+            if alive:
+                logits_BV = reader.add([chosen[place] for place in going])
     finally:
         for part, training in modes:
             part.training = training
 
 
-def _read(net: Decoder, cache: Cache, ids: list[list[int]], device: torch.device) -> Tensor:
-    """Let rows read further tokens, padded on the right; logits behind each row's last, (B, V) fp32."""
-    longest = max((len(row) for row in ids), default=0)
-    tokens_BT = torch.tensor([row + [0] * (longest - len(row)) for row in ids], dtype=torch.int64, device=device)
-    counts_B = torch.tensor([len(row) for row in ids], dtype=torch.int64, device=device)
-    return net.decode(tokens_BT, cache, counts_B).float()
-
-
-def _choose(logits_BV: Tensor, rows: list[int], positions: list[int], options: Options) -> list[int]:
-    """The next token of each row, by inverting the distribution at one keyed uniform number."""
-    if options.temperature == 0:
-        return list(map(int, logits_BV.argmax(dim=-1).tolist()))
-    p_BV = likelihoods(logits_BV, options.temperature, options.top_k, options.top_p)
-    draws = [
-        generator(options.seed, "generation", row, position).random()
-        for row, position in zip(rows, positions, strict=True)
-    ]
-    steps_BV = p_BV.double().cumsum(dim=-1)
-    at_B1 = torch.tensor(draws, dtype=torch.float64, device=p_BV.device)[:, None] * steps_BV[:, -1:]
-    chosen_B = torch.searchsorted(steps_BV, at_B1, right=True)[:, 0]
-    last_B = (p_BV > 0).long().cumsum(dim=-1).argmax(dim=-1)  # rounding must not lead behind the last likely one
-    return list(map(int, torch.minimum(chosen_B, last_B).tolist()))
+def _stopped(tokenizer: Tokenizer, answer: list[int], stop: Sequence[str]) -> bool:
+    """Whether a stop text has come up; only the end of the answer can hold a new one."""
+    if not stop:
+        return False
+    tail = tokenizer.decode(answer[-max(len(text.encode()) for text in stop) - 4 :])
+    return any(text in tail for text in stop)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -125,9 +125,10 @@ class Softmax(nn.Module):
         logits_NV = x_ND @ weight_VD.T
         capped_NV = cap(logits_NV, self.softcap)
         top_N1 = capped_NV.amax(dim=-1, keepdim=True)
-        exponentials_NV = (capped_NV - top_N1).exp()
-        kept_NV = (exponentials_NV if self.softcap is None else logits_NV).to(logits_NV.dtype)
-        sums_N = exponentials_NV.sum(dim=-1)
+        # Summed as they are kept: a compiler then makes each exponential once, and softmax sums to one in the gradient.
+        exponentials_NV = (capped_NV - top_N1).exp().to(logits_NV.dtype)
+        kept_NV = exponentials_NV if self.softcap is None else logits_NV
+        sums_N = exponentials_NV.to(capped_NV.dtype).sum(dim=-1)
         log_z_N = sums_N.log() + top_N1[:, 0]
         has_N = targets_N != IGNORED
         chosen_N = logits_NV.gather(1, targets_N.where(has_N, 0)[:, None])[:, 0]
@@ -151,7 +152,10 @@ class Gradient(nn.Module):
         sums_N: Tensor,
         by_N2: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Gradients by `x_ND` and `weight_VD`, given those by negative log-likelihood and log-normaliser in `by_N2`."""
+        """Gradients by `x_ND` and `weight_VD`, given those by negative log-likelihood and log-normaliser in `by_N2`.
+
+        The matrix's is in fp32 at least.
+        """
         has_N = targets_N != IGNORED
         by_nll_N = by_N2[:, 0].where(has_N, 0.0)
         chosen_N1 = targets_N.where(has_N, 0)[:, None]
@@ -164,7 +168,8 @@ class Gradient(nn.Module):
             slope_NV = 1 - (cap(kept_NV, self.softcap) / self.softcap).square()
             by_NV = (by_NV * slope_NV).to(kept_NV.dtype)
         # A transposed left factor halves oneDNN's rate, and x is the smaller one to transpose.
-        return by_NV @ weight_VD, (x_ND.T.contiguous() @ by_NV).T
+        by_weight_DV = x_ND.T.contiguous() @ by_NV
+        return by_NV @ weight_VD, by_weight_DV.T.to(log_z_N.dtype, memory_format=torch.contiguous_format)
 
     def _softmax(self, kept: Tensor, log_z: Tensor, sums: Tensor) -> Tensor:
         return kept / sums if self.softcap is None else (cap(kept, self.softcap) - log_z).exp()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from groundup.core.errors import DataError
@@ -51,14 +50,13 @@ class Source:
         self._storage = storage
         self._shards = holding.shards
         self._firsts = np.concatenate([[0], np.cumsum([shard.tokens for shard in holding.shards])]).astype(np.int64)
-        self._maps: OrderedDict[int, Tokens] = OrderedDict()
-        self._views: dict[tuple[int, int], Tokens] = {}
+        self._maps: OrderedDict[int, memoryview] = OrderedDict()
 
     def __len__(self) -> int:
         return self.tokens
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": OrderedDict(), "_views": {}}
+        return {**self.__dict__, "_maps": OrderedDict()}
 
     def count(self, context: int) -> int:
         """How many windows of `context` tokens and their successors there are, one after the other."""
@@ -71,7 +69,7 @@ class Source:
             indices: (n,), in [0, count(context)).
 
         Returns:
-            (n, context + 1) of the shards' type.
+            (n, context + 1) of the shards' type, not to be written to.
         """
         return self.gather(np.asarray(indices, dtype=np.int64) * context, context + 1)
 
@@ -85,27 +83,26 @@ class Source:
         starts = np.asarray(starts, dtype=np.int64)
         if starts.size and (int(starts.min()) < 0 or int(starts.max()) + length > self.tokens):
             raise IndexError(f"{self.name} has {self.tokens} tokens; a stretch of {length} lies outside")
-        shards, offsets = self.place(starts, length)
-        made = np.empty((starts.size, length), dtype=self.dtype)
-        for shard in np.unique(shards).tolist():
-            rows = np.flatnonzero(shards == shard)
-            made[rows] = self.stretches(shard, offsets[rows], length)
-        return made
+        size = length * self.dtype.itemsize
+        parts = [piece for start in starts.tolist() for piece in self.pieces(start * self.dtype.itemsize, size)]
+        return np.frombuffer(b"".join(parts), dtype=self.dtype).reshape(-1, length)
 
     def place(self, starts: Integers, length: int) -> tuple[Integers, Integers]:
-        """The shard that holds each stretch and where it starts there; -1 and its start where it lies across shards."""
+        """The shard that holds each stretch, or -1 where it lies across shards, and its first byte there or in all."""
         shards = np.searchsorted(self._firsts, starts, side="right") - 1
         inside = starts + length <= self._firsts[shards + 1]
-        return np.where(inside, shards, -1), np.where(inside, starts - self._firsts[shards], starts)
+        first = np.where(inside, starts - self._firsts[shards], starts)
+        return np.where(inside, shards, -1), first * self.dtype.itemsize
 
-    def stretches(self, shard: int, offsets: Integers, length: int) -> Tokens:
-        """The stretches of one shard (or, with -1, of none alone) that `place` found: (n, length)."""
-        if shard >= 0:
-            found: Tokens = self._view(shard, length)[offsets]
-            return found
-        made = np.empty((offsets.size, length), dtype=self.dtype)
-        for row, start in zip(made, offsets.tolist(), strict=True):
-            self._across(start, row)
+    def pieces(self, first: int, size: int) -> list[memoryview]:
+        """The bytes [first, first + size) of the source, from as many shards as they lie in."""
+        made: list[memoryview] = []
+        shard = int(np.searchsorted(self._firsts, first // self.dtype.itemsize, side="right")) - 1
+        first -= int(self._firsts[shard]) * self.dtype.itemsize
+        while size > 0:
+            made.append(self.shard(shard)[first : first + size])
+            size -= len(made[-1])
+            shard, first = shard + 1, 0
         return made
 
     def document(self, offset: int) -> Document:
@@ -144,24 +141,12 @@ class Source:
                 break
             self._storage.ahead([(data.file, data.size, data.sha256)])
 
-    def _across(self, start: int, row: Tokens) -> None:
-        filled = 0
-        while filled < row.size:
-            shard = int(np.searchsorted(self._firsts, start + filled, side="right")) - 1
-            offset = start + filled - int(self._firsts[shard])
-            part = self._map(shard)[offset : offset + row.size - filled]
-            row[filled : filled + part.size] = part
-            filled += part.size
+    def shard(self, shard: int) -> memoryview:
+        """All bytes of a shard, mapped.
 
-    def _view(self, shard: int, length: int) -> Tokens:
-        tokens = self._map(shard)
-        view = self._views.get((shard, length))
-        if view is None:
-            # One row per token without a copy: to index it is to gather windows in a single call.
-            view = self._views[shard, length] = sliding_window_view(tokens, length)
-        return view
-
-    def _map(self, shard: int) -> Tokens:
+        Raises:
+            DataError: it is missing or damaged.
+        """
         found = self._maps.get(shard)
         if found is not None:
             if self._storage.limit is not None:
@@ -172,19 +157,17 @@ class Source:
         path = self._storage.path(stored.file, stored.size, stored.sha256)
         try:
             with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
             raise DataError(str(path), f"cannot be mapped ({error.strerror})", "make it readable") from error
-        found = self._maps[shard] = np.frombuffer(mapped, dtype=self.dtype)
-        return found
+        self._maps[shard] = mapped
+        return mapped
 
     def _make_room(self, stored: Stored) -> None:
         """Let go of the maps used longest ago where the cache is bounded, so that their space on disk is freed."""
         limit = self._storage.limit
         if limit is None:
             return
-        held = sum(tokens.nbytes for tokens in self._maps.values())
+        held = sum(len(mapped) for mapped in self._maps.values())
         while self._maps and held + stored.size > limit:
-            dropped, tokens = self._maps.popitem(last=False)
-            held -= tokens.nbytes
-            self._views = {key: view for key, view in self._views.items() if key[0] != dropped}
+            held -= len(self._maps.popitem(last=False)[1])

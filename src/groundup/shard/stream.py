@@ -99,7 +99,8 @@ class Stream:
         self.dtype = sources[0].dtype
         self._sizes = np.array([source.count(context) for source in sources], dtype=np.int64)
         self._piece = max(1, shuffle_tokens // (GROUP * context)) if shuffle_tokens is not None else None
-        self._blocks: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
+        self._blocks: OrderedDict[int, tuple[list[int], list[int]]] = OrderedDict()
+        self._mapped: dict[int, memoryview] = {}
         drawn = [source for k, source in enumerate(sources) if any(shares[k] for _, shares in mixture.knots)]
         short = min(drawn, key=len)
         if short.count(context) == 0:
@@ -108,7 +109,7 @@ class Stream:
             raise ConfigError(f"context={context}", what, remedy)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": OrderedDict()}
+        return {**self.__dict__, "_blocks": OrderedDict(), "_mapped": {}}
 
     def locate(self, samples: Integers) -> Place:
         """Where each sample stands, from its number alone.
@@ -136,28 +137,26 @@ class Stream:
         return Place(source, epoch, window)
 
     def tokens(self, samples: Integers) -> Tokens:
-        """The windows of samples: (n, context + 1) of the shards' type.
+        """The windows of samples: (n, context + 1) of the shards' type, not to be written to.
 
         Raises:
             DataError: a shard that is missing or damaged.
         """
-        samples = np.asarray(samples, dtype=np.int64)
-        made = np.empty((samples.size, self.context + 1), dtype=self.dtype)
-        blocks = samples // _BLOCK
-        for number in np.unique(blocks).tolist():
-            rows = np.flatnonzero(blocks == number)
-            shard, offset = self._block(number)
-            within = samples[rows] - number * _BLOCK
-            made[rows] = self._gather(shard[within], offset[within])
-        return made
+        shards: list[int] = []
+        firsts: list[int] = []
+        for sample in np.asarray(samples, dtype=np.int64).tolist():
+            shard, first = self._block(sample // _BLOCK)
+            shards.append(shard[sample % _BLOCK])
+            firsts.append(first[sample % _BLOCK])
+        return self._gather(shards, firsts)
 
     def run(self, first_sample: int, count: int) -> Tokens:
         """`tokens` of `count` samples from a number on, a little faster."""
         number, within = divmod(first_sample, _BLOCK)
         if within + count > _BLOCK:
             return self.tokens(np.arange(first_sample, first_sample + count, dtype=np.int64))
-        shard, offset = self._block(number)
-        return self._gather(shard[within : within + count], offset[within : within + count])
+        shards, firsts = self._block(number)
+        return self._gather(shards[within : within + count], firsts[within : within + count])
 
     def windows(self, first_sample: int, count: int) -> tuple[Tokens, NDArray[np.int32]]:
         """`count` samples from a number on: tokens (count, context + 1), and the number of each token's document."""
@@ -192,22 +191,27 @@ class Stream:
             documents=found,
         )
 
-    def _gather(self, shards: Integers, offsets: Integers) -> Tokens:
-        """The windows at offsets in shards, as `_work_out` numbers these over all sources."""
-        length = self.context + 1
-        present = set(shards.tolist())
-        if len(present) == 1:
-            source, shard = divmod(present.pop(), _SHARDS)
-            found: Tokens = self.sources[source].stretches(shard - 1, offsets, length)
-            return found
-        made = np.empty((shards.size, length), dtype=self.dtype)
-        for both in present:
-            source, shard = divmod(both, _SHARDS)
-            rows = (shards == both).nonzero()[0]
-            made[rows] = self.sources[source].stretches(shard - 1, offsets[rows], length)
-        return made
+    def _gather(self, shards: list[int], firsts: list[int]) -> Tokens:
+        """The windows that start at bytes of shards, as `_work_out` numbers these over all sources."""
+        size, mapped = (self.context + 1) * self.dtype.itemsize, self._mapped
+        try:
+            parts = [mapped[shard][first : first + size] for shard, first in zip(shards, firsts, strict=True)]
+        except KeyError:
+            parts = [part for pair in zip(shards, firsts, strict=True) for part in self._parts(*pair, size)]
+        # One call copies all windows; NumPy's indexing, shard by shard, takes longer.
+        return np.frombuffer(b"".join(parts), dtype=self.dtype).reshape(-1, self.context + 1)
 
-    def _block(self, number: int) -> tuple[Integers, Integers]:
+    def _parts(self, both: int, first: int, size: int) -> list[memoryview]:
+        source, shard = self.sources[both // _SHARDS], both % _SHARDS - 1
+        if shard < 0:
+            return source.pieces(first, size)
+        whole = source.shard(shard)
+        if not source.remote:
+            # Remote shards may be dropped for others at any time, so they are asked for anew each time.
+            self._mapped[both] = whole
+        return [whole[first : first + size]]
+
+    def _block(self, number: int) -> tuple[list[int], list[int]]:
         """Where samples stand, worked out for thousands of neighbours at once and kept for a while."""
         found = self._blocks.get(number)
         if found is None:
@@ -216,19 +220,19 @@ class Stream:
                 self._blocks.popitem(last=False)
         return found
 
-    def _work_out(self, number: int) -> tuple[Integers, Integers]:
-        """For each sample of a block, its source times `_SHARDS` plus its shard plus 1, and its offset there."""
+    def _work_out(self, number: int) -> tuple[list[int], list[int]]:
+        """For each sample of a block, its source times `_SHARDS` plus its shard plus 1, and its first byte there."""
         place = self._located(number)
-        shards, offsets = np.empty_like(place.source), np.empty_like(place.source)
+        shards, firsts = np.empty_like(place.source), np.empty_like(place.source)
         for position, source in enumerate(self.sources):
             rows = np.flatnonzero(place.source == position)
-            shard, offsets[rows] = source.place(place.window[rows] * self.context, self.context + 1)
+            shard, firsts[rows] = source.place(place.window[rows] * self.context, self.context + 1)
             shards[rows] = position * _SHARDS + shard + 1
             if source.remote:
                 ahead = self._located(number + 1)
                 for soon in (place, ahead):
                     source.ahead(soon.window[soon.source == position] * self.context)
-        return shards, offsets
+        return shards.tolist(), firsts.tolist()
 
     def _located(self, number: int) -> Place:
         return self.locate(np.arange(number * _BLOCK, (number + 1) * _BLOCK, dtype=np.int64))
