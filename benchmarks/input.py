@@ -4,10 +4,11 @@
 
 A corpus of random tokens is written once in the form of each; then both deliver shuffled batches of 16 windows of
 1,024 tokens, in one process and with two workers, in rounds that alternate A B A B. litdata is at its best here: int32
-tokens, TokensLoader, no compression, and its batch of 1,025 tokens a row is taken as it comes, while ours is the
-finished step: tokens and targets in int64. Each line is one figure in JSON, medians over the rounds. The last ones
-put the time of a step of the default run's shape beside the shortest time in which this machine's matrix rate,
-measured in the same run, could compute that step.
+tokens, TokensLoader, no compression. `steps` are what a model takes, tokens and targets in int64 (litdata's batches
+with the lines of litgpt's training loop); `rows` are the 1,025 tokens of each window as they are stored; `documents`
+has document numbers and positions besides, which litdata does not offer. Each line is one figure in JSON, medians
+over the rounds. The last one puts the time of a step of the default run's shape beside the shortest time in which
+this machine's matrix rate, measured in the same run, could compute that step.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,36 +81,55 @@ def write_litdata(folder: Path, parts: int) -> None:
     )
 
 
-def groundup_batches(folder: Path, workers: int, **options: Any) -> Iterable[Any]:
-    """Our loader: steps of one micro-batch."""
+def module(folder: Path, workers: int, **options: Any) -> StreamModule:
+    """Our module: steps of one micro-batch."""
     shape = {"context": CONTEXT, "batch_tokens": CONTEXT * ROWS, "micro_batch": ROWS, "document_mask": False}
     config = Shards(path=str(folder), workers=workers, verify="size", **{**shape, **options})
-    return StreamModule(config, 0, Progress(), 1 << 40).train_dataloader()
+    return StreamModule(config, 0, Progress(), 1 << 40)
 
 
-def litdata_batches(folder: Path, workers: int) -> Iterable[Any]:
-    """litdata's loader."""
+def our_steps(folder: Path, workers: int, **options: Any) -> Iterator[Any]:
+    """What our loader yields."""
+    yield from module(folder, workers, **options).train_dataloader()
+
+
+def our_rows(folder: Path) -> Iterator[Any]:
+    """The windows that our loader makes steps of."""
+    steps = module(folder, 0).steps
+    for number in range(len(steps)):
+        yield steps.parcel(number).rows
+
+
+def litdata_rows(folder: Path, workers: int) -> Iterator[Any]:
+    """What litdata's loader yields, over and over again."""
     from litdata import StreamingDataLoader, StreamingDataset, TokensLoader
 
     source = StreamingDataset(str(folder), item_loader=TokensLoader(CONTEXT + 1), shuffle=True, drop_last=True)
-    return StreamingDataLoader(source, batch_size=ROWS, num_workers=workers)
+    loader = StreamingDataLoader(source, batch_size=ROWS, num_workers=workers)
+    while True:
+        yield from loader
+
+
+def litdata_steps(folder: Path, workers: int) -> Iterator[Any]:
+    """The same as tokens and targets, as litgpt's training loop makes them."""
+    for rows in litdata_rows(folder, workers):
+        yield rows[:, :CONTEXT].contiguous().long(), rows[:, 1:].contiguous().long()
 
 
 class Contestant:
-    """A loader read in rounds, over and over again."""
+    """A loader that is read in rounds."""
 
-    def __init__(self, make: Callable[[], Iterable[Any]], tokens: int = CONTEXT * ROWS) -> None:
-        self._loader, self._tokens = make(), tokens
-        self._batches = iter(self._loader)
+    def __init__(self, batches: Iterator[Any], tokens: int = CONTEXT * ROWS) -> None:
+        self._batches, self._tokens = batches, tokens
         self.rates: list[float] = []
 
     def round(self, seconds: float) -> None:
         """Read for about so long, what was ready beforehand aside, and note the tokens a second."""
-        for _ in range(20):
-            self._next()
+        for _ in range(50):
+            next(self._batches)
         many, begin = 0, time.perf_counter()
         while (spent := time.perf_counter() - begin) < seconds:
-            self._next()
+            next(self._batches)
             many += 1
         self.rates.append(many * self._tokens / spent)
 
@@ -119,49 +138,34 @@ class Contestant:
         """The median over the rounds."""
         return statistics.median(self.rates)
 
-    def _next(self) -> None:
-        try:
-            next(self._batches)
-        except StopIteration:
-            self._batches = iter(self._loader)
-            next(self._batches)
-
-
-def raw_gather(folder: Path, seconds: float) -> float:
-    """Tokens a second of the windows alone, as the shards hold them, without a loader."""
-    stream = StreamModule(
-        Shards(path=str(folder), context=CONTEXT, batch_tokens=CONTEXT, verify="size"), 0, Progress(), 1
-    ).stream
-    first, begin = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begin) < seconds:
-        stream.tokens(np.arange(first, first + ROWS))
-        first += ROWS
-    return first * CONTEXT / spent
-
 
 def compare(folder: Path, rounds: int, seconds: float, peer: bool) -> None:
     """Figures with 0 and 2 workers, against litdata where it is installed."""
     for workers in (0, 2):
+        ours, theirs = folder / "shards", folder / "litdata"
         made = {
-            "groundup": Contestant(partial(groundup_batches, folder / "shards", workers)),
-            "groundup with documents": Contestant(
-                partial(groundup_batches, folder / "shards", workers, document_mask=True)
-            ),
+            ("steps", "groundup"): Contestant(our_steps(ours, workers)),
+            ("documents", "groundup"): Contestant(our_steps(ours, workers, document_mask=True)),
         }
+        if workers == 0:
+            made["rows", "groundup"] = Contestant(our_rows(ours))
         if peer:
-            made["litdata"] = Contestant(partial(litdata_batches, folder / "litdata", workers))
+            made["steps", "litdata"] = Contestant(litdata_steps(theirs, workers))
+            made["rows", "litdata"] = Contestant(litdata_rows(theirs, workers))
         for _ in range(rounds):
             for contestant in made.values():
                 contestant.round(seconds)
-        for name, contestant in made.items():
-            ratio = {"over_litdata": round(contestant.rate / made["litdata"].rate, 2), "bar": BAR} if peer else {}
+        for (what, name), contestant in made.items():
+            against = made.get((what, "litdata"))
+            ratio = {"over_litdata": round(contestant.rate / against.rate, 2), "bar": BAR} if against else {}
             peers.emit(
                 figure="input_tokens_per_second",
                 of=name,
+                what=what,
                 workers=workers,
                 value=round(contestant.rate),
                 rounds=[round(rate) for rate in contestant.rates],
-                **(ratio if name != "litdata" else {}),
+                **(ratio if name == "groundup" else {}),
             )
 
 
@@ -169,9 +173,7 @@ def default_step(folder: Path, seconds: float) -> None:
     """The time of a step of the default run's shape, as a share of the least that its arithmetic can take."""
     config = Shards(path=str(folder / "shards"))
     options = {"context": config.context, "batch_tokens": config.batch_tokens, "micro_batch": config.micro_batch}
-    ours = Contestant(
-        partial(groundup_batches, folder / "shards", 0, document_mask=True, **options), config.batch_tokens
-    )
+    ours = Contestant(our_steps(folder / "shards", 0, document_mask=True, **options), config.batch_tokens)
     for _ in range(3):
         ours.round(seconds)
     net = Decoder(layers=4, width=256, heads=4, context=config.context, vocabulary=8192)
@@ -207,7 +209,6 @@ def main() -> None:
         write_shards(folder / "shards", parts)
         if not missing:
             write_litdata(folder / "litdata", parts)
-        peers.emit(figure="gather_tokens_per_second", value=round(raw_gather(folder / "shards", given.seconds)))
         compare(folder, given.rounds, given.seconds, peer=not missing)
         default_step(folder, given.seconds)
 

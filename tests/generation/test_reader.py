@@ -11,7 +11,7 @@ from torch import Tensor
 from groundup.core.config import from_dict
 from groundup.generation import sample
 from groundup.generation.reader import Reader
-from groundup.model import config as _  # noqa: F401  # registers the decoder
+from groundup.model import config as model_config  # noqa: F401  # registers the decoder
 from groundup.tokenizer.byte import Bytes
 
 CONTEXT = 10

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from groundup.core.config import from_dict
 from groundup.generation import Options, sample, stream
 from groundup.generation.choice import choose
-from groundup.model import config as _  # noqa: F401  # registers the decoder
+from groundup.model import config as model_config  # noqa: F401  # registers the decoder
 from groundup.tokenizer.byte import Bytes
 
 

@@ -22,7 +22,7 @@ def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     many = request.param == "pieces"
     if many:
         monkeypatch.setattr(head, "WHOLE", {"cpu": 4 * V})
-        monkeypatch.setattr(head, "PIECE", 5 * V)
+        monkeypatch.setattr(head, "PIECE", {"cpu": 5 * V})
     return many
 
 
@@ -67,8 +67,8 @@ def test_pieces_are_the_whole_bit_for_bit_in_the_forward_pass(
 ) -> None:
     made, x, targets = make(configure)
     whole = made(x, targets)
-    monkeypatch.setattr(head, "WHOLE", {})
-    monkeypatch.setattr(head, "PIECE", 8 * V)
+    monkeypatch.setattr(head, "WHOLE", {"cpu": 4 * V})
+    monkeypatch.setattr(head, "PIECE", {"cpu": 8 * V})
     for one, other in zip(whole, made(x, targets), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-14)
 
@@ -90,7 +90,7 @@ def test_no_more_than_a_piece_of_the_logits_is_ever_in_memory(
     configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head, "WHOLE", {"cpu": 4 * V})
-    monkeypatch.setattr(head, "PIECE", 5 * V)
+    monkeypatch.setattr(head, "PIECE", {"cpu": 5 * V})
     made, x, targets = make(configure)
     with Largest() as largest:
         nll, _ = made(x, targets)
@@ -112,6 +112,15 @@ def test_autocast_gives_full_precision_likelihoods_and_gradients_in_the_paramete
     assert (nll - exact).norm() < 0.02 * exact.norm()
     (expected,) = torch.autograd.grad(exact.sum(), made.weight)
     assert (made.weight.grad - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(64, 64), (65, 13), (96, 16), (101, 17), (1024, 16)])
+def test_pieces_are_equal_where_they_can_be_and_never_too_large(
+    monkeypatch: pytest.MonkeyPatch, rows: int, expected: int
+) -> None:
+    monkeypatch.setattr(head, "WHOLE", {"cpu": 64 * V})
+    monkeypatch.setattr(head, "PIECE", {"cpu": 18 * V})
+    assert head._rows(rows, V, "cpu") == expected
 
 
 def test_huge_logits_neither_overflow_nor_vanish(configure: Callable[..., Any]) -> None:

@@ -86,7 +86,7 @@ def fingerprint(runs: Path) -> dict[str, str]:
 def rows(folder: Path) -> list[tuple[str, ...]]:
     """The rows of the log that do not measure time."""
     with (folder / "metrics.csv").open() as file:
-        return [tuple(row.values()) for row in csv.DictReader(file) if not row["metric"].endswith(TIMES)]
+        return [tuple(row.values()) for row in csv.DictReader(file) if not row["name"].endswith(TIMES)]
 
 
 def kills(workers: int, count: int) -> tuple[float, int]:

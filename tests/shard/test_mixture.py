@@ -15,7 +15,7 @@ from groundup.shard.weights import FINEST, parse
 
 LENGTH = 700
 simple = st.lists(st.integers(0, 9), min_size=1, max_size=30).filter(any)
-numbers = st.sampled_from([0, 1, 2]) | st.floats(0.01, 3.0)
+numbers = st.sampled_from([0, 1, 2, 0.25, 1.5, 7])
 
 
 def mix(weights):
@@ -43,7 +43,7 @@ def test_every_prefix_is_within_one_sample_of_constant_weights(weights):
     assert np.abs(counts - shares * np.arange(1, LENGTH + 1)[:, None]).max() < 1
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 @given(st.lists(st.floats(0.01, 1.0), min_size=2, max_size=12))
 def test_every_prefix_is_within_one_sample_of_shares_rounded_to_the_finest(weights):
     made, _, _, counts = mix(weights)
@@ -69,7 +69,7 @@ def moving(draw):
     return [1, *curves]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=80)
 @given(moving(), st.sampled_from([13, 100, 65_536]))
 def test_every_prefix_is_within_one_sample_of_weights_that_move(weights, longest):
     before, module._LONGEST = module._LONGEST, longest
@@ -81,8 +81,8 @@ def test_every_prefix_is_within_one_sample_of_weights_that_move(weights, longest
     assert ordinal.tolist() == [counts[n][k] - 1 for n, k in enumerate(source)]
 
 
-@settings(deadline=None, max_examples=25)
-@given(moving(), st.lists(st.integers(0, LENGTH), max_size=8))
+@settings(deadline=None, max_examples=15)
+@given(moving(), st.lists(st.integers(0, LENGTH), max_size=5))
 def test_counts_are_those_of_the_samples_before(weights, places):
     made, _, _, counts = mix(weights)
     assert sum(made.counts(10**9)) == sum(made.expected(10**9)) == 10**9

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
 from groundup.core.config.compose import instantiate, store
-from groundup.core.errors import CheckpointError, StorageError
+from groundup.core.errors import CheckpointError
 from groundup.trainer.run import only_one
 from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
@@ -166,8 +169,16 @@ def test_checkpoints_hold_plain_values_only(whole: Path) -> None:
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
-    with only_one(tmp_path), pytest.raises(StorageError, match="trains here already"), only_one(tmp_path):
-        pass
+    second = (
+        "import sys; from pathlib import Path; from groundup.trainer.run import only_one\n"
+        "with only_one(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", second, str(tmp_path)]
+    with only_one(tmp_path):
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "StorageError" in result.stderr
+    assert f"process {os.getpid()} trains here already" in result.stderr
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 def test_a_checkpoint_reached_by_other_changes_is_refused(whole: Path, data: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from groundup.data.steps import HeldOut, Steps
 if TYPE_CHECKING:
     from groundup.data.config import Shards
 
-_HERE_TOKENS, _SENT_TOKENS, _MOST_STEPS = 1 << 16, 1 << 18, 16
-"""Steps are made, or sent by a worker, in runs of at most so many tokens and steps, or one by one."""
+_HERE_TOKENS, _SENT_TOKENS, _MOST_STEPS = 1 << 14, 1 << 18, 16
+"""Steps are made here, or sent by a worker, in runs of at most so many tokens (those here stay in the processor's
+cache) and steps, or one by one."""
 
 
 class StreamModule(LightningDataModule):

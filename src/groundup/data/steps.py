@@ -77,9 +77,8 @@ class Steps(Dataset[Step]):
         else:
             starts = first + np.arange(many, dtype=np.int64)[:, None] * self.samples
             real = self.stream.tokens((starts + self._offsets[self._real]).reshape(-1))
-            tokens = np.zeros((many, self._offsets.size, self.stream.context + 1), dtype=self.stream.dtype)
-            tokens[:, self._real] = real.reshape(many, self._real.size, -1)
-            tokens = tokens.reshape(many * self._offsets.size, -1)
+            tokens = np.zeros((many * self._offsets.size, self.stream.context + 1), dtype=self.stream.dtype)
+            tokens[(np.arange(many)[:, None] * self._offsets.size + self._real).reshape(-1)] = real
         targets = self.samples * self.stream.context
         return Parcel(
             heads=[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from groundup.model.config import Decoder as Config
     from groundup.model.frame import Frame
 
-BLOCK = 128
+BLOCK = 256
 """Queries that explicit attention takes at a time."""
 
 EXPLICIT = 1024

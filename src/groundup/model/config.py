@@ -96,6 +96,10 @@ class Decoder:
         """Layers that have value embeddings: the last and every second one before it."""
         return [i for i in range(self.layers) if i % 2 == (self.layers - 1) % 2] if self.value_embeddings else []
 
+    def parameters(self) -> dict[str, int]:
+        """How many numbers are learned, by use, and in `total` (see `groundup.model.count`)."""
+        return count.parameters(self)
+
     def flops_per_token(self) -> int:
         """Model FLOPs of one training token at full context (see `groundup.model.count`)."""
         return count.flops_per_token(self)

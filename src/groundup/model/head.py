@@ -17,8 +17,8 @@ IGNORED = -100
 WHOLE = {"cpu": 2**26, "cuda": 2**30}
 """Logits that may stand in memory at once, by kind of device; more are made in pieces, and twice."""
 
-PIECE = 2**26
-"""Logits of one piece."""
+PIECE = {"cpu": 2**26, "cuda": 2**28}
+"""Logits of one piece, likewise."""
 
 
 class Head(nn.Module):
@@ -76,9 +76,8 @@ class Likelihood(torch.autograd.Function):
         ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softmax: Softmax, gradient: Gradient
     ) -> tuple[Tensor, Tensor]:
         """Negative log-likelihoods, zero where there is no target, and log-normalisers: (N,), fp32 at least."""
-        kind, rows = x_ND.device.type, len(x_ND)
-        if rows * len(weight_VD) > WHOLE.get(kind, PIECE):
-            rows = max(1, PIECE // len(weight_VD))
+        kind = x_ND.device.type
+        rows = _rows(len(x_ND), len(weight_VD), kind)
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if cast else x_ND.dtype
         x, weight = x_ND.detach().to(dtype), weight_VD.detach().to(dtype)
@@ -173,6 +172,15 @@ class Gradient(nn.Module):
 
     def _softmax(self, kept: Tensor, log_z: Tensor, sums: Tensor) -> Tensor:
         return kept / sums if self.softcap is None else (cap(kept, self.softcap) - log_z).exp()
+
+
+def _rows(rows: int, vocabulary: int, kind: str) -> int:
+    """Rows of a piece, so that pieces are equal where a few more of them allow it: a compiler wants one shape."""
+    if rows * vocabulary <= WHOLE.get(kind, WHOLE["cpu"]):
+        return rows
+    least = min(rows, -(-rows * vocabulary // PIECE.get(kind, PIECE["cpu"])))
+    equal = (pieces for pieces in range(least, min(2 * least, rows) + 1) if rows % pieces == 0)
+    return -(-rows // next(equal, least))
 
 
 def cap(logits: Tensor, softcap: float | None) -> Tensor:

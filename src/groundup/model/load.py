@@ -13,6 +13,7 @@ from torch import Tensor
 from groundup.core.config import from_dict, to_dict
 from groundup.core.errors import CheckpointError, ConfigError, DataError
 from groundup.core.files import atomic_json, atomic_write, read_json
+from groundup.model import config as _registers_the_networks  # noqa: F401
 
 if TYPE_CHECKING:
     from groundup.model.config import Decoder as Config
@@ -70,7 +71,9 @@ def read_config(folder: Path) -> Config:
         raise CheckpointError(error.where, error.what, REMEDY) from None
     except ConfigError as error:
         raise CheckpointError(
-            str(path), f"describes no network known here ({error.where} {error.what})", REMEDY
+            str(path),
+            f"describes no network known here ({error.where} {error.what})",
+            "import the package that registers it first, or give another folder",
         ) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(str(path), f"is damaged: it describes no network ({error!r})", REMEDY) from None

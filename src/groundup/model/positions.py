@@ -20,7 +20,8 @@ def angles(positions: Tensor, channels: int, base: float, dtype: torch.dtype) ->
     Returns:
         Cosines (T or B, T, 1, 1, C / 2) and signed sines (T or B, T, 1, 2, C / 2), for `rotate`.
     """
-    exponents = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float64) / channels
+    wide = torch.float32 if positions.device.type == "mps" else torch.float64
+    exponents = torch.arange(0, channels, 2, device=positions.device, dtype=wide) / channels
     turned = positions[..., None, None, None] * base**-exponents
     sine = turned.sin()
     cosine: Tensor = turned.cos().to(dtype)

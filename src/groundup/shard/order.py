@@ -1,10 +1,13 @@
 """A keyed shuffle computed without a table: any element of it costs the same, and it knows nothing of what it shuffles.
 
-A Feistel network over just enough bits (Luby & Rackoff 1988), walked along its cycle until it lands below the size
-(Black & Rogaway 2002, "Ciphers with arbitrary finite domains"), is a bijection on [0, size) for every key.
+A Feistel network (Luby & Rackoff 1988) over pairs of numbers whose pairs are hardly more than there are elements,
+walked along its cycle until it lands among them (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"), is a
+bijection on [0, size) for every key.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,7 @@ from groundup.core.keyed import derive
 Integers = NDArray[np.int64]
 
 _ROUNDS = 6
+_HALF = np.uint64(32)
 _MASK = (1 << 64) - 1
 _LARGEST = 1 << 62
 GROUP = 8
@@ -40,12 +44,13 @@ def permutation(index: Integers, size: int, key: int) -> Integers:
     if given.size and (given.min() < 0 or given.max() >= size):
         raise ValueError(f"an index lies outside [0, {size})")
     keys = _round_keys(key)
-    bits = max(2, (size - 1).bit_length())
+    wide = math.isqrt(size - 1) + 1
+    sides = np.uint64(-(-size // wide)), np.uint64(wide)
     limit = np.uint64(size)
-    flat = _feistel(given.ravel().astype(np.uint64), bits, keys)
+    flat = _feistel(given.ravel().astype(np.uint64), sides, keys)
     outside = np.flatnonzero(flat >= limit)
     while outside.size:
-        walked = _feistel(flat[outside], bits, keys)
+        walked = _feistel(flat[outside], sides, keys)
         flat[outside] = walked
         outside = outside[walked >= limit]
     return flat.astype(np.int64).reshape(given.shape)
@@ -88,26 +93,28 @@ def grouped(index: Integers, size: int, piece: int, key: int) -> Integers:
     return made
 
 
-def _feistel(value: NDArray[np.uint64], bits: int, keys: list[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection on [0, 2**bits): the two halves, which may differ by one bit, are mixed into each other in turn."""
-    low_bits = np.uint64(bits // 2)
-    low_mask = np.uint64((1 << (bits // 2)) - 1)
-    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-    low, high = value & low_mask, value >> low_bits
+def _feistel(
+    value: NDArray[np.uint64], sides: tuple[np.uint64, np.uint64], keys: list[np.uint64]
+) -> NDArray[np.uint64]:
+    """A bijection on [0, high side * low side): each half in turn is moved around by a hash of the other."""
+    halves = list(np.divmod(value, sides[1]))
     for number, key in enumerate(keys):
-        if number % 2:
-            low = low ^ (_scramble(high, key) & low_mask)
-        else:
-            high = high ^ (_scramble(low, key) & high_mask)
-    return (high << low_bits) | low
+        moved, still, side = halves[number % 2], halves[1 - number % 2], sides[number % 2]
+        moved += _hash(still, key, side)
+        # Without a sign, what is below the side wraps around to more than it was.
+        np.minimum(moved, moved - side, out=moved)
+    joined: NDArray[np.uint64] = halves[0] * sides[1] + halves[1]
+    return joined
 
 
-def _scramble(value: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele, Lea & Flood 2014), of which the low bits depend on every bit of the input."""
+def _hash(value: NDArray[np.uint64], key: np.uint64, below: np.uint64) -> NDArray[np.uint64]:
+    """Numbers in [0, below), below 2**32: two multiplications mix all bits upwards, a third scales the upper half."""
     mixed = (value + key) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(29)
+    mixed ^= mixed >> _HALF
     mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(32)
+    mixed >>= _HALF
+    mixed *= below
+    mixed >>= _HALF
     return mixed
 
 

@@ -123,10 +123,11 @@ class Stream:
         source, ordinal = self.mixture.locate(self.skips.index(samples))
         epoch, rest = np.divmod(ordinal, self._sizes[source])
         window = np.empty_like(rest)
-        for number in np.unique(source).tolist():
+        for number in np.flatnonzero(np.bincount(source)).tolist():
             rows = np.flatnonzero(source == number)
-            for turn in np.unique(epoch[rows]).tolist():
-                some = rows[epoch[rows] == turn] if turn or epoch[rows].any() else rows
+            turns = epoch[rows]
+            for turn in range(int(turns.min()), int(turns.max()) + 1):
+                some = rows[turns == turn]
                 key = derive(self.seed, "order", self.sources[number].name, turn)
                 size = int(self._sizes[number])
                 window[some] = (

@@ -19,7 +19,6 @@ from groundup.callback.history import SPEED, Series, read
 from groundup.core.config import to_dict
 from groundup.core.files import atomic_json
 from groundup.evaluation.samples import Sample, examine
-from groundup.model import count
 from groundup.shard.manifest import Manifest
 from groundup.shard.storage import open_storage
 from groundup.tokenizer.load import load as load_tokenizer
@@ -67,8 +66,8 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "steps": outcome.progress.steps,
         "tokens": outcome.progress.tokens,
         "epochs": outcome.progress.tokens / trained if trained else float("nan"),
-        "parameters": count.parameters(recipe.model),
-        "flops_per_token": count.flops_per_token(recipe.model, recipe.data.context),
+        "parameters": recipe.model.parameters(),
+        "flops_per_token": recipe.model.flops_per_token(),
         "precision": precision,
         "held_out": dict(outcome.held_out),
         "speed": speed_figures(read(folder / SPEED)),

@@ -138,8 +138,8 @@ def only_one(folder: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, reading workers do not inherit it
+        except OSError:
             owner = os.read(descriptor, 32).decode() or "unknown"
             raise StorageError(
                 str(folder), f"process {owner} trains here already", "wait for it, or stop it first"
@@ -158,7 +158,7 @@ def _era_end(segments: Sequence[Segment], number: int) -> Progress:
 
 
 def _setting(recipe: Recipe, folder: Path, first: Progress, total: Progress) -> Setting:
-    manifest = Manifest.read(Path(recipe.data.path))
+    manifest = Manifest.read(recipe.data.path)
     return Setting(
         seed=recipe.seed,
         first=first,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from groundup.core.config import MISSING, fingerprint, identity_of, option, sche
 from groundup.core.errors import CheckpointError, ConfigError, StorageError
 from groundup.core.files import make_folder, read_json, storage_error
 from groundup.core.memory import keep_freed_memory
-from groundup.model import count
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
@@ -52,7 +52,7 @@ class Train:
     fresh: bool = option(False, "start over; what is there is kept under another name", identity=False)
     extend_tokens: int | None = option(None, "go on for so many tokens beyond `tokens`", identity=False, at_least=1)
     stop_steps: int | None = option(None, "stop this time after so many steps of the run", identity=False, at_least=1)
-    plugins: list[str] = option([], "modules to import first, which register components of their own")
+    plugins: list[str] = option([], "modules to import first, which register components of their own", identity=False)
 
     def check(self) -> None:
         """Find what cannot work before anything is written, and fill in what follows from the data.
@@ -102,7 +102,8 @@ class Train:
 
     def folder(self) -> Path:
         """Where the run lives: a pure function of what defines its mathematics, so all ranks agree."""
-        data = Manifest.read(Path(self.data.path)).digest
+        manifest = Manifest.read(self.data.path)
+        data = [asdict(manifest.tokenizer), {split: to_dict(held) for split, held in manifest.splits.items()}]
         return Path(self.runs) / self.name / fingerprint([identity_of(self), data])
 
     def run(self) -> None:
@@ -111,10 +112,7 @@ class Train:
         plan = self.plan()
         if self.fresh and ranks.rank() == 0:
             set_aside(folder)
-        source = self._source(folder)
-        if ranks.rank() == 0:
-            make_folder(folder)
-            segment_list.write(folder, to_dict(self), plan)
+        source = None if self.fresh and not self.resume else self._source(folder)
         from groundup.trainer.report import write_run_report
         from groundup.trainer.run import train
 
@@ -124,6 +122,9 @@ class Train:
             if checkpoint.step_of(source) >= plan[-1].last.steps and report.exists() and not self.resume:
                 say(f"complete: {report}")
                 return
+        if ranks.rank() == 0:
+            make_folder(folder)
+            segment_list.write(folder, to_dict(self), plan)
         say(f"run folder {folder}")
         outcome = train(self, folder, plan, source)
         if outcome.held_out and ranks.rank() == 0:
@@ -159,7 +160,7 @@ class Train:
             place = place.parent
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
             raise StorageError(f"runs={self.runs}", f"{place} cannot be written", "choose another folder with runs=...")
-        parameters = count.parameters(self.model)["total"]
+        parameters = self.model.parameters()["total"]
         needed = parameters * 4 * 4 * 2  # weights, two moments and an average in fp32
         free = shutil.disk_usage(place).free
         if free < needed:

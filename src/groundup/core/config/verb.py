@@ -135,8 +135,8 @@ def as_user_error(error: Exception) -> UserError | None:
 
 
 def _unknown_group(where: str) -> ConfigError:
-    name, _, option = where.partition("=")
-    return ConfigError(where, "is not a group or key of this verb", nearest(name.split("@")[0], groups()) + option[:0])
+    name = where.partition("=")[0]
+    return ConfigError(where, "is not a group or key of this verb", nearest(name.split("@")[0], groups()))
 
 
 def _tree_error(cause: OmegaConfBaseException, outer: str) -> ConfigError:
@@ -158,5 +158,6 @@ def _tree_error(cause: OmegaConfBaseException, outer: str) -> ConfigError:
             if chosen in entry.kinds:
                 return ConfigError(key, f"{chosen} is not chosen", f"choose it: {entry.name}=[...,{chosen}]")
             return ConfigError(key, "no such option", nearest(chosen, entry.kinds))
-        return ConfigError(key, f"no such option{' of ' + parent if parent else ''}", "see --help")
+        what = f"{parent or 'the config'} holds no such key"
+        return ConfigError(key, what, f"add it with +{key}=... if it is meant to be new, or see --help")
     return ConfigError(key, first, "see --help")
