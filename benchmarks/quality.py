@@ -8,7 +8,8 @@ text in the same windows that do not overlap. `recipes.py` does each run in a pr
 
 GPT-2's size is the best of four at one rate and its rate the best of four at that size, by seed 0. The Pythia has the
 default's layers, width and heads, and the best of the same rates. Then the seeds 1, 2, ... are trained by all recipes
-in turn, and their medians compared. Each finished run is added at once to docs/records/quality.jsonl.
+in turn, and their medians compared; `--source stdlib` or `topics` does the same for another domain, without a bar.
+Each finished run is added at once to docs/records/quality.jsonl.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ RATES = (1e-3, 5e-4, 2e-3, 4e-3)
 HELD_OUT = 0.1
 PROCESS = """
 import json, sys
+sys.path.insert(0, "../src")
 from groundup.core.memory import keep_freed_memory
 keep_freed_memory()  # as train.py does, for every recipe; it must come before torch
 import recipes

@@ -126,8 +126,8 @@ class Parcel:
         parts: list[NDArray[Any]] = [tokens, targets]
         if self.end is not None:
             parts.extend(documents(self.rows[:, :-1], self.end))
-        rows = tokens.shape[0] // (len(self.heads) * many)
-        split = [torch.from_numpy(part.reshape(-1, rows, context)).unbind() for part in parts]
+        shape = (len(self.heads) * many, -1, context)
+        split = [torch.from_numpy(part).view(shape).unbind() for part in parts]
         batches = [Batch(*part) for part in zip(*split, strict=True)]
         return [
             Step(

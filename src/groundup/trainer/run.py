@@ -192,13 +192,13 @@ def _build(
                 source, recipe.trainer.validate_every, lambda reading: segment_list.digest(segments, reading)
             )
     loggers = logger_config.build(recipe.logger, folder, recipe.name, clock)
-    trainer = _trainer(recipe, callbacks, loggers, folder)
+    trainer = _trainer(recipe, callbacks, loggers, folder, held_out=recipe.trainer.validate_every is not None)
     trainer.fit_loop.epoch_loop.batch_progress.total.ready = clock.steps  # so that validation falls on the same steps
     return module, trainer, data
 
 
 def _trainer(
-    recipe: Recipe, callbacks: list[lightning.Callback], loggers: list[Any], folder: Path
+    recipe: Recipe, callbacks: list[lightning.Callback], loggers: list[Any], folder: Path, held_out: bool
 ) -> lightning.Trainer:
     options = recipe.trainer
     accelerator, _ = device_of(options)
@@ -216,7 +216,7 @@ def _trainer(
         callbacks=callbacks,
         val_check_interval=options.validate_every,
         check_val_every_n_epoch=None,
-        limit_val_batches=None if options.validate_every else 0,
+        limit_val_batches=None if held_out else 0,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
@@ -240,7 +240,7 @@ def _finish(
     module = effective.objective.build(
         effective.model, effective.optimizer, effective.schedule, _setting(effective, folder, clock, segments[-1].last)
     )
-    trainer = _trainer(recipe, [], [], folder)
+    trainer = _trainer(recipe, [], [], folder, held_out=True)
     trainer.strategy.barrier()
     module.nets["model"] = load(folder)
     data = StreamModule(effective.data, effective.seed, clock, 0, ranks.rank(), ranks.world())
