@@ -159,7 +159,7 @@ def test_nearest_names_all_when_none_is_close() -> None:
 
 def test_every_option_of_every_group_is_documented() -> None:
     for entry in groups().values():
-        assert entry.name in ("verb", "change") or entry.doc, entry.name
+        assert entry.name in ("verb", "change") or entry.doc or not entry.kinds, entry.name
         for cls in entry.kinds.values():
             for field in dataclasses.fields(cls):
                 assert field.metadata.get("doc"), f"{entry.name}: {cls.__name__}.{field.name} has no doc"

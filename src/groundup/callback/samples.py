@@ -66,6 +66,8 @@ class Samples(Callback):
         step = module.progress.steps
         if not trainer.is_global_zero or module.tokenizer is None or self._done == step:
             return
+        if not hasattr(module.nets["model"], "new_cache"):  # a plugin's network need not be able to write
+            return
         self._done = step
         with paused(trainer), averaged(trainer) as average, undisturbed(module):
             texts = self._texts(module, module.tokenizer, step)
