@@ -34,7 +34,7 @@ awkward = st.sampled_from(
 texts = st.one_of(st.text(), st.lists(st.one_of(awkward, st.text(max_size=4)), max_size=30).map("".join))
 
 
-def holds(tokenizer: Tokenizer, text: str) -> None:
+def assert_lossless(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.end not in ids
@@ -44,13 +44,13 @@ def holds(tokenizer: Tokenizer, text: str) -> None:
 
 @given(texts)
 def test_bytes_give_any_text_back(text: str) -> None:
-    holds(Bytes().build(lambda: iter(())), text)
+    assert_lossless(Bytes().build(lambda: iter(())), text)
 
 
 @given(texts)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_byte_pairs_give_any_text_back(bpe: Tokenizer, text: str) -> None:
-    holds(bpe, text)
+    assert_lossless(bpe, text)
 
 
 def test_real_text_comes_back_and_takes_few_ids(bpe: Tokenizer, code: list[str]) -> None:

@@ -19,8 +19,8 @@ from hydra import compose, initialize_config_dir
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
 from groundup.core.config.compose import instantiate, store
-from groundup.core.errors import CheckpointError
-from groundup.trainer.run import only_one
+from groundup.core.errors import CheckpointError, StorageError
+from groundup.trainer.lock import only_one
 from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
 
@@ -160,6 +160,21 @@ def test_a_fresh_run_keeps_what_was_there(data: Path, tmp_path: Path) -> None:
     assert (first / "weights.safetensors").is_file()
 
 
+def test_a_fresh_run_does_not_take_the_folder_from_one_that_trains(whole: Path, data: Path) -> None:
+    holder = (
+        "import sys; from pathlib import Path; from groundup.trainer.lock import only_one\n"
+        "with only_one(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holder, str(whole)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(StorageError, match="trains here already"):
+            run(data, whole.parents[1], "fresh=true")
+        process.communicate("")
+    assert (whole / "weights.safetensors").is_file()
+
+
 def test_checkpoints_hold_plain_values_only(whole: Path) -> None:
     for path in checkpoint.listed(whole):
         checkpoint.verify(path)
@@ -170,7 +185,7 @@ def test_checkpoints_hold_plain_values_only(whole: Path) -> None:
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     second = (
-        "import sys; from pathlib import Path; from groundup.trainer.run import only_one\n"
+        "import sys; from pathlib import Path; from groundup.trainer.lock import only_one\n"
         "with only_one(Path(sys.argv[1])): pass"
     )
     command = [sys.executable, "-c", second, str(tmp_path)]

@@ -1,1 +1,1 @@
-"""What a trained model is worth: bits per byte and statistics of its samples; it knows no trainer and no model."""
+"""What a trained model is worth: statistics of its samples; it knows no trainer and no model."""

@@ -15,6 +15,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from groundup.core.bits import Tally, per_source
 from groundup.core.errors import UserError
 from groundup.core.keyed import derive
 from groundup.core.progress import Progress
@@ -191,16 +192,13 @@ class Objective(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Turn the sums into bits per byte (per token where no tokenizer is known) for each source and all."""
         strategy = cast(Stepping, self.trainer.strategy)
-        results: dict[str, float] = {}
-        every = torch.zeros(3, dtype=torch.float64)
+        tallies: dict[str, Tally] = {}
         for number, sums in sorted(self._sums.items()):
-            sums = strategy.sum_over_ranks(sums).cpu()
-            every += sums
-            results[self.setting.sources[number]] = self._bits(sums)
-        results["all"] = self._bits(every)
-        self.validation = results
+            nats, count, tokens = strategy.sum_over_ranks(sums).tolist()
+            tallies[self.setting.sources[number]] = Tally(nats, int(count), int(tokens))
+        self.validation = per_source(tallies)
         if self.trainer.state.fn == "fit":
-            self.write({f"held_out/{name}": value for name, value in results.items()})
+            self.write({f"held_out/{name}": value for name, value in self.validation.items()})
 
     # Parts
 
@@ -247,8 +245,3 @@ class Objective(lightning.LightningModule):
         if self._bytes is None:
             self._bytes = torch.from_numpy(self.tokenizer.byte_lengths()).to(targets_BT.device)
         return self._bytes[targets_BT.clamp(min=0)].masked_fill(~kept, 0).sum().double()
-
-    @staticmethod
-    def _bits(sums: Tensor) -> float:
-        nats, count, _ = sums.tolist()
-        return float(nats / count / 0.6931471805599453) if count else float("nan")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +19,7 @@ from groundup.callback import config as callback_config
 from groundup.callback.checkpoint import Checkpoint
 from groundup.core import checkpoint, ranks
 from groundup.core.config import from_dict
-from groundup.core.errors import CheckpointError, StorageError
+from groundup.core.errors import CheckpointError
 from groundup.core.files import read_json
 from groundup.core.progress import Progress
 from groundup.data.module import StreamModule
@@ -34,6 +32,7 @@ from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
 from groundup.trainer.device import device_of
 from groundup.trainer.export import export
+from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Segment
 
 _AT_THE_END = from_dict("callback", {"kind": "checkpoint", "every": None})
@@ -122,33 +121,6 @@ def clock_of(source: Path | None, segments: Sequence[Segment]) -> Progress:
         what = "was reached by another plan of changes than this run's"
         raise CheckpointError(str(source), what, "give the changes it was trained with, or start over with fresh=true")
     return clock
-
-
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process (rank 0 of a job); the system lets go of it however the process ends.
-
-    Raises:
-        StorageError: another process trains in it.
-    """
-    if ranks.rank():
-        yield
-        return
-    path = folder / ".lock"
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, reading workers do not inherit it
-        except OSError:
-            owner = os.read(descriptor, 32).decode() or "unknown"
-            raise StorageError(
-                str(folder), f"process {owner} trains here already", "wait for it, or stop it first"
-            ) from None
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _era_end(segments: Sequence[Segment], number: int) -> Progress:

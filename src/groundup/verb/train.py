@@ -25,6 +25,7 @@ from groundup.core.memory import keep_freed_memory
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
+from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Change, Segment
 
 
@@ -79,8 +80,9 @@ class Train:
             )
         plan = self.plan()
         for segment in plan:
+            effective = segment_list.apply(self, segment.set)
             try:
-                segment_list.apply(self, segment.set).schedule.check(plan[-1].last)
+                effective.schedule.check(plan[-1].last)
             except ConfigError as error:
                 raise error.under("schedule") from None
         self._check_space()
@@ -110,8 +112,9 @@ class Train:
         """Train, or go on training; then write the report."""
         folder = self.folder()
         plan = self.plan()
-        if self.fresh and ranks.rank() == 0:
-            set_aside(folder)
+        if self.fresh and ranks.rank() == 0 and folder.exists():
+            with only_one(folder):  # never from under a process that trains in it
+                set_aside(folder)
         source = None if self.fresh and not self.resume else self._source(folder)
         from groundup.trainer.report import write_run_report
         from groundup.trainer.run import train
@@ -177,8 +180,6 @@ def _read_only(place: Path) -> bool:
 
 def set_aside(folder: Path) -> None:
     """Rename a run folder so that a fresh one can take its place; nothing is deleted."""
-    if not folder.exists():
-        return
     number = 1
     while (old := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
