@@ -49,7 +49,7 @@ check: $(VENV)/.dev
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --durations=15
 
-proof: $(VENV)/.dev
+proof: $(VENV)/.dev $(if $(filter quality,$(PART)),$(BENCH)/.done)
 	$(BIN)/python tests/proofs/run.py $(PART)
 
 record: $(BENCH)/.done

@@ -180,8 +180,8 @@ def default_step(folder: Path, seconds: float) -> None:
     ours = Contestant(our_steps(folder / "shards", 0, document_mask=True, **options), config.batch_tokens)
     for _ in range(3):
         ours.round(seconds)
-    net = Decoder(layers=4, width=256, heads=4, context=config.context, vocabulary=8192)
-    rate = peers.matrix_rate(dtype=torch.bfloat16 if peers.bf16_is_native() else torch.float32)
+    net = Decoder(layers=4, width=192, heads=3, context=config.context, vocabulary=4096)
+    rate = peers.matrix_rate()
     least = config.batch_tokens * count.flops_per_token(net, config.context) / rate
     spent = config.batch_tokens / ours.rate
     peers.emit(

@@ -75,7 +75,7 @@ def bf16_is_native(device: torch.device | str = "cpu") -> bool:
 
 def matrix_rate(
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = None,
     *,
     size: int | None = None,
     seconds: float = 1.0,
@@ -84,11 +84,13 @@ def matrix_rate(
 
     Args:
         device: where.
-        dtype: of the matrices.
+        dtype: of the matrices; None: bf16 where the device multiplies it itself, else fp32 (emulated bf16 takes
+            seconds for one product).
         size: of their sides; None: 8,192 on a GPU and 2,048 elsewhere.
         seconds: to spend, after two products to warm up. The generator's state is left as it was.
     """
     where = torch.device(device)
+    dtype = dtype or (torch.bfloat16 if bf16_is_native(where) else torch.float32)
     size = size or (8192 if where.type == "cuda" else 2048)
     generator = torch.Generator(where).manual_seed(0)
     left, right = (torch.randn(size, size, device=where, generator=generator).to(dtype) for _ in range(2))

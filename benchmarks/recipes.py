@@ -66,6 +66,7 @@ class Job:
         data: the folder of its shards.
         layers, width: of GPT-2's model; None for the others.
         rate: peak rate of the peers; None for the default.
+        steps: so many are thought to fit; None: some are timed first.
         tiny: a few uncompiled steps of a very small model, whatever the seconds.
     """
 
@@ -76,6 +77,7 @@ class Job:
     layers: int | None = None
     width: int | None = None
     rate: float | None = None
+    steps: int | None = None
     tiny: bool = False
 
 
@@ -159,7 +161,7 @@ def fitted(trained: Trained, job: Job) -> tuple[int, int, Run]:
     """Steps, attempts and outcome of the run whose clock ends at the time given, or comes nearest in `ATTEMPTS`."""
     if job.tiny:
         return 6, 1, trained(6, False)
-    steps = whole(job.seconds / trained(10**5, True).clock.per_step)
+    steps = job.steps or whole(job.seconds / trained(10**5, True).clock.per_step)
     found: list[tuple[float, int, Run]] = []
     while len(found) < ATTEMPTS:
         run = trained(steps, False)

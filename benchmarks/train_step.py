@@ -3,12 +3,14 @@
     python benchmarks/train_step.py                 # about six minutes, most of it compilation
     python benchmarks/train_step.py --same-memory   # the peers get groundup's memory settings too
 
-The decoder has 6 layers of width 384 with 6 heads, context 256 and a vocabulary of 8,192; 16 windows a step, bf16
-autocast, compiled, fused AdamW. litgpt is its own default block (Pythia's), transformers its Llama, which is faster
-here than its GPT-2; all have the same number of matrix parameters, and hence of FLOPs: 6 per matrix parameter with
-the output head and without the embedding look-up, plus 12 L H C T for attention (PaLM, appendix B). Each runs in a
-process of its own, which waits while another one works; rounds alternate A B C A B C, with a 2048 x 2048 x 2048
-product in bf16 beside every row. Each line is one figure in JSON.
+The decoder has 6 layers of width 384 with 6 heads, context 256 and a vocabulary of 8,192; 16 windows a step,
+compiled, fused AdamW. Precision is bf16 by autocast where the processor multiplies bf16 matrices itself; elsewhere it
+is fp32, since torch emulates bf16 there at a hundredth of the speed, and nobody would train so. litgpt is its own
+default block (Pythia's), transformers its Llama, which is faster here than its GPT-2; all have the same number of
+matrix parameters, and hence of FLOPs: 6 per matrix parameter with the output head and without the embedding look-up,
+plus 12 L H C T for attention (PaLM, appendix B). Each runs in a process of its own, which waits while another one
+works; rounds alternate A B C A B C, with a 2048 x 2048 x 2048 product of the same precision beside every row. The
+bars are meant for bf16. Each line is one figure in JSON.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def transformers() -> tuple[Any, Callable[[Any, Any], Any]]:
     return net, lambda tokens, targets: compiled(input_ids=tokens, labels=targets).loss
 
 
-def work(name: str, threads: int, keep: bool) -> None:
+def work(name: str, threads: int, keep: bool, precision: str) -> None:
     """Be one contestant: answer each line `steps matrix-products` on stdin by one line of seconds on stdout."""
     if keep:
         from groundup.core.memory import keep_freed_memory
@@ -92,10 +94,11 @@ def work(name: str, threads: int, keep: bool) -> None:
     net, loss = globals()[name]()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     tokens, targets = torch.randint(0, VOCABULARY, (2, BATCH, CONTEXT)).unbind()
-    square = torch.randn(SQUARE, SQUARE).bfloat16()
+    bf16 = precision == "bf16"
+    square = torch.randn(SQUARE, SQUARE).to(torch.bfloat16 if bf16 else torch.float32)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             value = loss(tokens, targets)
         value.backward()
         optimizer.step()
@@ -124,9 +127,10 @@ def timed(function: Callable[[], Any], repeats: int) -> list[float]:
 class Worker:
     """A contestant in its own process."""
 
-    def __init__(self, name: str, threads: int, same_memory: bool) -> None:
-        keep = name == "groundup" or same_memory
-        command = [sys.executable, __file__, "--worker", name, "--threads", str(threads), *(["--keep"] if keep else [])]
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        keep = name == "groundup" or options.same_memory
+        command = [sys.executable, __file__, "--worker", name, "--threads", str(options.threads)]
+        command += ["--precision", options.precision, *(["--keep"] if keep else [])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.name = name
 
@@ -159,16 +163,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps a turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="auto: as train.py's")
     parser.add_argument("--same-memory", action="store_true", help="peers get groundup's memory settings too")
     parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker, options.threads, options.keep)
+        work(options.worker, options.threads, options.keep, options.precision)
         return
+    import peers  # imports torch, which a worker must not do before its memory is set up
+
+    if options.precision == "auto":
+        options.precision = "bf16" if peers.bf16_is_native() else "fp32"
     workers = []
     for name in options.only:
-        workers.append(Worker(name, options.threads, options.same_memory))
+        workers.append(Worker(name, options))
         workers[-1].line()
     rows: dict[str, list[tuple[float, float]]] = {name: [] for name in options.only}
     for _ in range(options.rounds):
@@ -176,19 +185,19 @@ def main() -> None:
             rows[worker.name].append(worker.measure(options.steps))
     for worker in workers:
         worker.process.terminate()
-    report(rows, options)
+    report(rows, options, peers.machine())
 
 
-def report(rows: dict[str, list[tuple[float, float]]], options: argparse.Namespace) -> None:
+def report(rows: dict[str, list[tuple[float, float]]], options: argparse.Namespace, machine: str) -> None:
     """Print medians over rounds; ratios and shares are taken within a round."""
-    common = {"benchmark": "train_step", "threads": options.threads, "rounds": options.rounds}
+    common = {"benchmark": "train_step", "precision": options.precision, "rounds": options.rounds, "machine": machine}
     if options.same_memory:
         common["peers"] = "with groundup's memory settings"
     for name, pairs in rows.items():
         share = statistics.median(FLOPS_PER_TOKEN * speed / rate for speed, rate in pairs)
         figures = {
             "tokens_per_second": round(statistics.median(speed for speed, _ in pairs)),
-            "matrix_tflops_bf16": round(statistics.median(rate for _, rate in pairs) / 1e12, 3),
+            "matrix_tflops": round(statistics.median(rate for _, rate in pairs) / 1e12, 3),
             "share_of_matrix_rate": round(share, 3),
         }
         if name == "groundup":

@@ -43,3 +43,8 @@ def test_each_recipe_runs_or_names_its_absent_peer_and_a_finished_run_is_not_don
     again = run(*place, "--resume", "--recipes", "default", "gpt2")
     assert record.read_bytes() == before
     assert [line for line in again if line.get("figure") == "default / gpt2"] == [ratio]
+
+    run(*place, "--recipes", "gpt2", "--again", "2026-01-31")
+    (added,) = [json.loads(line) for line in record.read_text().splitlines()][len(rows) :]
+    assert (added["recipe"], added["choice"]) == (rows[1]["recipe"], rows[1]["choice"])
+    assert added["seed"] > 1000

@@ -15,7 +15,10 @@ from groundup.core.errors import ConfigError, DataError
 from groundup.core.progress import Progress
 from groundup.data.config import Shards
 from groundup.data.module import StreamModule
+from groundup.data.opening import storage_of, tokenizer_folder
 from groundup.data.step import IGNORED
+from groundup.tokenizer.load import load
+from groundup.tokenizer.protocol import CARD
 
 CONTEXT = 16
 
@@ -197,3 +200,19 @@ def test_remote_shards_are_read_through_the_cache(prepared, equal, tmp_path):
     near = StreamModule(prepared.config(), 7, Progress(), 2)
     assert all(equal(a, b) for a, b in zip(made.steps, near.steps, strict=True))
     assert "contents not read" in made.describe()[0]
+
+
+def test_a_remote_tokenizer_is_fetched_as_it_is_now_and_another_one_is_refused(prepared, tmp_path):
+    system = fsspec.filesystem("memory")
+    system.put(str(prepared.path), "/farther", recursive=True)
+    far = Shards(**{**to_dict(prepared.config()), "path": "memory://farther", "cache": str(tmp_path / "cache")})
+    folder = tokenizer_folder(storage_of(far))
+    assert folder.is_relative_to(tmp_path / "cache")
+    assert load(folder).digest == prepared.manifest.tokenizer.digest
+    (card,) = (path for path in system.ls("/farther/tokenizer", detail=False) if path.endswith(CARD))
+    system.pipe_file(card, b"[]")
+    with pytest.raises(DataError, match=rf"memory://farther/tokenizer/{CARD}: is damaged.*prepare the data again"):
+        far.check()
+    system.rm_file(card)
+    with pytest.raises(DataError, match=rf"memory://farther/tokenizer/{CARD}: is missing; check the URL"):
+        far.check()

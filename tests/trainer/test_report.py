@@ -14,8 +14,10 @@ from groundup.callback import samples
 from groundup.callback.history import METRICS, SPEED, History, read
 from groundup.core.config import to_dict
 from groundup.core.progress import Progress
+from groundup.data.config import Shards
 from groundup.model.config import Decoder
 from groundup.shard.manifest import Holding, Manifest, Vocabulary
+from groundup.shard.storage import open_storage
 from groundup.shard.writer import Writer
 from groundup.tokenizer.byte import Bytes
 from groundup.trainer import segments
@@ -80,7 +82,7 @@ def finished(tmp_path: Path) -> tuple[Path, Any, Outcome]:
         seed=3,
         tokens=640,
         model=Decoder(layers=1, width=8, heads=2, context=16, vocabulary=257),
-        data=SimpleNamespace(path=str(data), context=16),
+        data=Shards(path=str(data), context=16),
         trainer=SimpleNamespace(accelerator="cpu", precision="fp32"),
     )
     changed = Segment(Progress(10, 20, 320), Progress(20, 40, 640), {"data.batch_tokens": 64}, "a larger batch")
@@ -91,8 +93,9 @@ def finished(tmp_path: Path) -> tuple[Path, Any, Outcome]:
 
 def test_the_training_text_comes_back_as_it_went_in(tmp_path: Path) -> None:
     data = prepare(tmp_path)
-    assert list(training_texts(data, Bytes())) == [*TEXTS["bible"], *TEXTS["code"]]
-    assert list(training_texts(data, Bytes(), most_tokens=100)) == TEXTS["bible"][:1]
+    storage = open_storage(data)
+    assert list(training_texts(storage, Bytes())) == [*TEXTS["bible"], *TEXTS["code"]]
+    assert list(training_texts(storage, Bytes(), most_tokens=100)) == TEXTS["bible"][:1]
 
 
 def test_every_figure_is_that_of_the_run(finished: tuple[Path, Any, Outcome]) -> None:

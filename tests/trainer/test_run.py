@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -20,6 +21,7 @@ from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
 from groundup.core.config.compose import instantiate, store
 from groundup.core.errors import CheckpointError, StorageError
+from groundup.tokenizer.protocol import CARD
 from groundup.trainer.lock import only_one
 from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
@@ -71,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(data: Path, runs: Path, *overrides: str) -> Path:
+def run(data: Path | str, runs: Path, *overrides: str) -> Path:
     """Train as train.py does; the run folder."""
     config: Train = composed("train", f"data.path={data}", f"runs={runs}", *TINY, *overrides)
     config.check()
@@ -113,6 +115,15 @@ def test_a_run_stopped_anywhere_ends_bitwise_as_if_it_had_not_been(
     assert folder.name == whole.name
     assert rows(folder) == rows(whole)
     assert end(folder) == end(whole)
+
+
+def test_a_run_on_shards_behind_a_url_is_the_run_on_the_folder(whole: Path, data: Path, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").put(str(data), "/run", recursive=True)
+    folder = run("memory://run", tmp_path / "runs", f"data.cache={tmp_path / 'cache'}")
+    assert folder.name == whole.name
+    assert rows(folder) == rows(whole)
+    assert end(folder) == end(whole)
+    assert (folder / "tokenizer" / CARD).exists()
 
 
 def test_a_change_of_batch_size_is_a_segment_and_resumes_bitwise(data: Path, tmp_path: Path) -> None:

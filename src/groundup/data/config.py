@@ -21,7 +21,7 @@ class Shards:
 
     path: str = option("data/embedded", "folder or URL of the shards that prepare.py wrote", identity=False)
     context: int = option(256, "tokens a model sees at once", at_least=1)
-    batch_tokens: int = option(8192, "tokens per optimizer step, over all ranks", at_least=1)
+    batch_tokens: int = option(4096, "tokens per optimizer step, over all ranks", at_least=1)
     micro_batch: int = option(16, "sequences a rank handles at once", at_least=1)
     document_mask: bool = option(True, "let no token see another document, and count positions from each one's start")
     weights: dict[str, Any] = option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,15 @@ from groundup.shard.storage import Storage, open_storage
 from groundup.shard.stream import Stream
 from groundup.shard.weights import parse
 from groundup.tokenizer.load import load
+from groundup.tokenizer.protocol import CARD
 
 if TYPE_CHECKING:
     from groundup.data.config import Shards
 
 TRAIN = "train"
 HELD_OUT = "held_out"
+TOKENIZER = "tokenizer"
+"""The folder of a data folder that `Tokenizer.save` wrote."""
 
 _GOOD: dict[tuple[str, str], Verified] = {}
 
@@ -38,7 +42,7 @@ class Opened:
 
     def __init__(self, config: Shards, verify: str) -> None:
         self.config = config
-        self.storage = open_storage(config.path, config.cache, int(config.cache_gigabytes * 1e9))
+        self.storage = storage_of(config)
         self.manifest = Manifest.read(self.storage)
         self.verified = _verified(self.storage, self.manifest, verify)
         self.manifest.holdings(TRAIN, config.path)
@@ -76,16 +80,42 @@ class Opened:
         return [Source(self.storage, self.manifest, HELD_OUT, name) for name in held_out_names(self.manifest)]
 
     def check_tokenizer(self) -> None:
-        """See that the tokenizer beside local shards is the one they were made with.
+        """See that the tokenizer beside the shards is the one they were made with.
 
         Raises:
             DataError: it is another, or missing or damaged.
         """
-        if not self.storage.local:
-            return
-        where = self.storage.describe("tokenizer")
-        if load(Path(where)).digest != self.manifest.tokenizer.digest:
-            raise DataError(where, "is another tokenizer than the shards were made with", REMEDY)
+        where = tokenizer_folder(self.storage)
+        if load(where).digest != self.manifest.tokenizer.digest:
+            raise DataError(
+                self.storage.describe(TOKENIZER), "is another tokenizer than the shards were made with", REMEDY
+            )
+
+
+def storage_of(config: Shards) -> Storage:
+    """The data folder of a config, local or behind a URL with the cache the config names.
+
+    Raises:
+        DataError: a URL whose file system is unknown or not installed.
+    """
+    return open_storage(config.path, config.cache, int(config.cache_gigabytes * 1e9))
+
+
+def tokenizer_folder(storage: Storage) -> Path:
+    """The folder of the tokenizer beside the shards, on this machine: its card and its file are fetched where need be.
+
+    Raises:
+        DataError: it is missing or damaged.
+        StorageError: the cache cannot be written.
+    """
+    card = storage.small(f"{TOKENIZER}/{CARD}")
+    try:
+        file = json.loads(card.read_text(encoding="utf-8")).get("file")
+    except (ValueError, AttributeError) as error:
+        raise DataError(storage.describe(f"{TOKENIZER}/{CARD}"), f"is damaged ({error})", REMEDY) from None
+    if file is not None:
+        storage.small(f"{TOKENIZER}/{Path(str(file)).name}")
+    return card.parent
 
 
 def held_out_names(manifest: Manifest) -> list[str]:

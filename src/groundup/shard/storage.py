@@ -17,7 +17,7 @@ import fsspec  # type: ignore[import-untyped]  # it ships no types
 from filelock import FileLock
 
 from groundup.core.errors import DataError, StorageError
-from groundup.core.files import atomic_file, make_folder, storage_error
+from groundup.core.files import atomic_file, atomic_write, make_folder, storage_error
 
 CACHE_BYTES = 64 << 30
 """How much of a remote folder is kept locally where nothing else is said."""
@@ -38,6 +38,9 @@ class Storage(Protocol):
 
     def read(self, name: str) -> bytes:
         """A small file whole. Raises OSError as `open` does."""
+
+    def small(self, name: str) -> Path:
+        """A local path of a small file that no manifest describes, as it is now. Raises DataError, StorageError."""
 
     def size(self, name: str) -> int:
         """The bytes of a file. Raises OSError as `open` does."""
@@ -85,6 +88,13 @@ class Local:
     def read(self, name: str) -> bytes:
         """As `Storage`."""
         return (self.folder / name).read_bytes()
+
+    def small(self, name: str) -> Path:
+        """As `Storage`."""
+        path = self.folder / name
+        if not path.is_file():
+            raise DataError(str(path), "is missing", _REMEDY)
+        return path
 
     def size(self, name: str) -> int:
         """As `Storage`."""
@@ -143,6 +153,16 @@ class Remote:
     def read(self, name: str) -> bytes:
         """As `Storage`."""
         return bytes(self._system.cat_file(f"{self._root}/{name}"))
+
+    def small(self, name: str) -> Path:
+        """As `Storage`; it is fetched every time, since nothing here says whether it has changed."""
+        path = self._cache / name
+        try:
+            content = self.read(name)
+        except OSError as error:
+            raise DataError(self.describe(name), *_absent(error)) from error
+        atomic_write(path, content)
+        return path
 
     def size(self, name: str) -> int:
         """As `Storage`."""
@@ -228,5 +248,10 @@ class Remote:
                 while block := file.read(_BLOCK):
                     yield bytes(block)
         except OSError as error:
-            what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be fetched ({error})"
-            raise DataError(self.describe(name), what, "check the URL and the connection") from error
+            raise DataError(self.describe(name), *_absent(error)) from error
+
+
+def _absent(error: OSError) -> tuple[str, str]:
+    """What is wrong with a remote file that cannot be read, and the remedy."""
+    what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be fetched ({error})"
+    return what, "check the URL and the connection"

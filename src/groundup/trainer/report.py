@@ -18,9 +18,10 @@ from groundup.callback import curves, samples
 from groundup.callback.history import SPEED, Series, read
 from groundup.core.config import to_dict
 from groundup.core.files import atomic_json
+from groundup.data.opening import storage_of
 from groundup.evaluation.samples import Sample, examine
 from groundup.shard.manifest import Manifest
-from groundup.shard.storage import open_storage
+from groundup.shard.storage import Storage
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.trainer import segments as segment_list
@@ -55,7 +56,8 @@ def write_run_report(folder: Path, recipe: Recipe, outcome: Outcome) -> Path:
 
 def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
     """Every figure of the report, as plain values."""
-    manifest = Manifest.read(recipe.data.path)
+    storage = storage_of(recipe.data)
+    manifest = Manifest.read(storage)
     config, segments = segment_list.read(folder)
     data = data_rows(manifest)
     trained = sum(row["tokens"] for row in data if row["split"] == "train")
@@ -71,9 +73,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "precision": precision,
         "held_out": dict(outcome.held_out),
         "speed": speed_figures(read(folder / SPEED)),
-        "samples": sample_figures(
-            samples.read(folder), training_texts(recipe.data.path, load_tokenizer(folder / "tokenizer"))
-        ),
+        "samples": sample_figures(samples.read(folder), training_texts(storage, load_tokenizer(folder / "tokenizer"))),
         "compared_share": min(1.0, COMPARED_TOKENS / trained) if trained else 0.0,
         "data": data,
         "config": {**config, "model": to_dict(recipe.model)},
@@ -127,13 +127,12 @@ def sample_figures(records: list[dict[str, Any]], texts: Iterable[str]) -> dict[
     }
 
 
-def training_texts(data: str | Path, tokenizer: Tokenizer, most_tokens: int = COMPARED_TOKENS) -> Iterator[str]:
+def training_texts(storage: Storage, tokenizer: Tokenizer, most_tokens: int = COMPARED_TOKENS) -> Iterator[str]:
     """The documents of the training shards, one at a time, until so many tokens are read.
 
     Raises:
         DataError: the shards are gone or damaged.
     """
-    storage = open_storage(data)
     manifest = Manifest.read(storage)
     left, dtype = most_tokens, np.dtype(manifest.tokenizer.dtype).newbyteorder("<")
     for holding in manifest.splits.get("train", {}).values():

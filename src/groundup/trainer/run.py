@@ -23,6 +23,7 @@ from groundup.core.errors import CheckpointError
 from groundup.core.files import read_json
 from groundup.core.progress import Progress
 from groundup.data.module import StreamModule
+from groundup.data.opening import storage_of, tokenizer_folder
 from groundup.model.load import load
 from groundup.objective.base import Objective, Setting
 from groundup.shard.manifest import Manifest
@@ -130,14 +131,14 @@ def _era_end(segments: Sequence[Segment], number: int) -> Progress:
 
 
 def _setting(recipe: Recipe, folder: Path, first: Progress, total: Progress) -> Setting:
-    manifest = Manifest.read(recipe.data.path)
+    storage = storage_of(recipe.data)
     return Setting(
         seed=recipe.seed,
         first=first,
         total=total,
         folder=folder,
-        tokenizer=load_tokenizer(Path(recipe.data.path) / "tokenizer"),
-        sources=recipe.data.held_out_sources(manifest),
+        tokenizer=load_tokenizer(tokenizer_folder(storage)),
+        sources=recipe.data.held_out_sources(Manifest.read(storage)),
         precision=device_of(recipe.trainer)[1],
         compile=recipe.trainer.compile,
         log_every=recipe.trainer.log_every,
@@ -208,7 +209,7 @@ def _finish(
         raise CheckpointError(str(folder), "holds no checkpoint of the run's end", "run the same command again")
     effective = segment_list.apply(recipe, segments[-1].set)
     if ranks.rank() == 0:
-        export(source, effective.model, Path(recipe.data.path) / "tokenizer", folder)
+        export(source, effective.model, tokenizer_folder(storage_of(recipe.data)), folder)
     module = effective.objective.build(
         effective.model, effective.optimizer, effective.schedule, _setting(effective, folder, clock, segments[-1].last)
     )
