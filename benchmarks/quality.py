@@ -1,6 +1,6 @@
 """Bits per byte after three minutes of training on two cores: the default, GPT-2's recipe here, litgpt's Pythia.
 
-    python benchmarks/quality.py                 # about 80 minutes; --resume goes on where it stopped today
+    python benchmarks/quality.py                 # about 80 minutes; --resume goes on where it stopped
     python benchmarks/quality.py --again 2026-01-31    # a seed drawn by that date for all recipes; a quarter of an hour
 
 The corpus is the Bible's chapters, a tenth of them held out by a hash of their text; bytes of that text are the
@@ -79,7 +79,7 @@ def recorded(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     calls: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in peers.rows(options.record):
         if row["source"] == options.source and row["tiny"] == options.tiny and row["seed"] > 0:
-            calls.setdefault((row["date"], row["code"]), {})[row["recipe"]] = row["choice"]
+            calls.setdefault((row["machine"], row["code"]), {})[row["recipe"]] = row["choice"]
     complete = [choices for choices in calls.values() if choices.keys() >= set(options.recipes)]
     if not complete:
         raise SystemExit(f"{options.record} holds no complete call for {options.source}: run without --again first")
@@ -99,7 +99,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--choices", type=int, default=4, help="sizes and rates that are tried for the peers")
     parser.add_argument("--recipes", nargs="+", choices=tuple(NEEDED), default=tuple(NEEDED))
     parser.add_argument("--source", default="bible", help="the corpus; only for bible there is a bar")
-    parser.add_argument("--resume", action="store_true", help="take today's finished runs of this code from the record")
+    parser.add_argument("--resume", action="store_true", help="take this machine's finished runs of this code from the record")
     parser.add_argument("--again", metavar="DATE", help="train by a seed drawn by this date, with the record's choices")
     parser.add_argument("--record", type=Path, help="where rows are added; by default docs/records/quality.jsonl")
     parser.add_argument(
@@ -147,8 +147,8 @@ class Bench:
         """The row of a run: from the record if that is wanted and there, else from training now."""
         options = self.options
         key = {
-            "date": datetime.date.today().isoformat(),
             "code": self.code,
+            "machine": peers.machine(),
             "source": options.source,
             "recipe": recipe,
             "seed": seed,
@@ -164,7 +164,7 @@ class Bench:
                     return row
         job = {"recipe": recipe, "seed": seed, "seconds": options.seconds, "tiny": options.tiny, **choice}
         job |= {"data": str(self.data), "steps": self.fitting.get(shape)}
-        row = {**key, **train(job, options.work / "last.log")}
+        row = {"date": datetime.date.today().isoformat(), **key, **train(job, options.work / "last.log")}
         self.fitting[shape] = row["steps"]
         peers.append(options.record, row)
         peers.emit(benchmark="quality", **row)

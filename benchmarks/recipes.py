@@ -153,7 +153,6 @@ def main(job: Job) -> dict[str, Any]:
         "bits_per_byte": run.bits_per_byte,
         "matrix_gflops": [round(before / 1e9), round(peers.matrix_rate() / 1e9)],
         "precision": device_of(config.trainer)[1],
-        "machine": peers.machine(),
     }
 
 
