@@ -99,7 +99,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--choices", type=int, default=4, help="sizes and rates that are tried for the peers")
     parser.add_argument("--recipes", nargs="+", choices=tuple(NEEDED), default=tuple(NEEDED))
     parser.add_argument("--source", default="bible", help="the corpus; only for bible there is a bar")
-    parser.add_argument("--resume", action="store_true", help="take this machine's finished runs of this code from the record")
+    parser.add_argument(
+        "--resume", action="store_true", help="take this machine's finished runs of this code from the record"
+    )
     parser.add_argument("--again", metavar="DATE", help="train by a seed drawn by this date, with the record's choices")
     parser.add_argument("--record", type=Path, help="where rows are added; by default docs/records/quality.jsonl")
     parser.add_argument(

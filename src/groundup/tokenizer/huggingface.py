@@ -92,6 +92,10 @@ class HuggingFace:
         strips = bool(self._kinds & {"Strip", "Metaspace"})
         return pieces, strips and self._library.encode("a").tokens[0].startswith(SPACE)
 
+    def library(self) -> Library:
+        """A copy of what the library makes of it, to change as one likes."""
+        return Library.from_str(self._library.to_str())
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text; names of special pieces in it are text like any other."""
         return list(self._library.encode(text, add_special_tokens=False).ids)

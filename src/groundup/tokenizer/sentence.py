@@ -45,7 +45,7 @@ class SentencePiece:
         except (RuntimeError, OSError) as error:
             raise DataError(where, f"is no SentencePiece model ({error})", "give a .model file") from None
         self._bytes = model
-        self._exact = exact
+        self.exact = exact
         self.threads = 1
         self.vocabulary = self._model.get_piece_size()
         self.end = self._find_end(end)
@@ -75,6 +75,15 @@ class SentencePiece:
                 byte = byte_of(piece) if model.is_byte(i) else None
                 yield piece.replace(SPACE, " ").encode() if byte is None else byte
 
+    def scored(self) -> list[tuple[str, float]]:
+        """Every piece as the model spells it, with its score, by id."""
+        return [(self._model.id_to_piece(i), self._model.get_score(i)) for i in range(self.vocabulary)]
+
+    def special(self) -> set[str]:
+        """The pieces that no text is made of."""
+        kinds = (self._model.is_control, self._model.is_unknown, self._model.is_unused)
+        return {self._model.id_to_piece(i) for i in range(self.vocabulary) if any(kind(i) for kind in kinds)}
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
         return [int(i) for i in self.encode_batch([text])[0]]
@@ -82,18 +91,18 @@ class SentencePiece:
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, by `threads` threads of the library."""
         parts = [self._parts(text) for text in texts]
-        flat = [part.encode() for cut in parts for part in cut if part != SPACE or not self._exact]
+        flat = [part.encode() for cut in parts for part in cut if part != SPACE or not self.exact]
         arrays = self._model.encode(flat, out_type="numpy", num_threads=self.threads) if flat else []
         escape = np.array(self._escape, dtype=np.int32)
         made = iter(arrays)
         result: list[Ids] = []
         for cut in parts:
-            pieces = [next(made) if part != SPACE or not self._exact else escape for part in cut]
+            pieces = [next(made) if part != SPACE or not self.exact else escape for part in cut]
             result.append(pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.int32), *pieces]))
         return result
 
     def _parts(self, text: str) -> list[str]:
-        if not self._exact:
+        if not self.exact:
             return [text]
         if SPACE in text:
             return [part for run in re.split(f"({SPACE})", text) for part in _CUT.findall(run)]
@@ -110,7 +119,7 @@ class SentencePiece:
     def card(self) -> dict[str, Any]:
         """What the tokenizer's folder says about it."""
         return {
-            "kind": "bpe" if self._exact else "pretrained",
+            "kind": "bpe" if self.exact else "pretrained",
             "format": "sentencepiece",
             "file": MODEL,
             "vocabulary": self.vocabulary,
@@ -128,7 +137,7 @@ class SentencePiece:
     @property
     def digest(self) -> str:
         """A hash of pieces, scores, kinds and normalisation, of `end` and of how U+2581 is written."""
-        hashed = hashlib.sha256(f"sentencepiece {self._exact} {self.end}".encode())
+        hashed = hashlib.sha256(f"sentencepiece {self.exact} {self.end}".encode())
         for number, content in fields(self._bytes):
             if number not in (TRAINER_SPEC, SELF_TEST):
                 hashed.update(number.to_bytes(4, "little") + len(content).to_bytes(8, "little") + content)

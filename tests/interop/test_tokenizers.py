@@ -1,0 +1,90 @@
+"""An exported tokenizer gives the same ids and text as ours, on whatever text."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+from tokenizers import Tokenizer as Library
+
+import groundup.verb.train
+from groundup.core.errors import DataError
+from groundup.interop.tokenizer_json import description
+from groundup.tokenizer.protocol import Tokenizer
+from groundup.tokenizer.sentence import SentencePiece
+
+KINDS = ("bpe", "bytes", "gpt2")
+AWKWARD = [
+    "",
+    " ",
+    "     ",
+    "\n\n\t  \n",
+    "a▁b ▁ ▁▁",
+    "</s> <unk> <|end|> <|endoftext|> <0x41>",
+    "日本語 🙂 e\u0301 \u200d",
+    "aaaaaaaaaaaaa" * 7,
+    "-" * 79,
+    "\0\x01\x7f",
+]
+
+
+def random_texts(count: int, seed: int = 0) -> list[str]:
+    """Texts of characters from all of Unicode but surrogates, and of a few that meet often."""
+    draw = random.Random(seed)
+    few = " \n\taeiou.,-()▁é日"
+
+    def character() -> str:
+        if draw.random() < 0.6:
+            return draw.choice(few)
+        while 0xD800 <= (code := draw.randrange(0x110000 if draw.random() < 0.5 else 0x3000)) < 0xE000:
+            pass
+        return chr(code)
+
+    return ["".join(character() for _ in range(draw.randrange(1, 40))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_and_text_are_the_same(kind: str, tokenizers: dict[str, Tokenizer]) -> None:
+    ours = tokenizers[kind]
+    library = Library.from_str(description(ours, "here")[0])
+    library.encode_special_tokens = True
+    code = inspect.getsource(groundup.verb.train)
+    for text in [*AWKWARD, *topics.values(), code, *random_texts(2000)]:
+        ids = library.encode(text, add_special_tokens=False).ids
+        assert ids == ours.encode(text)
+        assert library.decode(ids) == ours.decode(ids)
+
+
+def test_the_piece_that_ends_a_document_stands_before_a_text(tokenizers: dict[str, Tokenizer]) -> None:
+    for ours in tokenizers.values():
+        library = Library.from_str(description(ours, "here")[0])
+        assert library.encode("the").ids == [ours.end, *ours.encode("the")]
+        assert library.decode(library.encode("the").ids) == "the"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_library_of_those_who_get_it_reads_it(kind: str, tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers judges what is exported")
+    from groundup.core.files import atomic_json, atomic_write
+    from groundup.interop.tokenizer_json import settings
+
+    ours = tokenizers[kind]
+    text, end = description(ours, "here")
+    atomic_write(tmp_path / "tokenizer.json", text)
+    atomic_json(tmp_path / "tokenizer_config.json", settings(end, 48))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.model_max_length) == (ours.end, ours.end, 48)
+    for text in [*AWKWARD, *random_texts(300, seed=1)]:
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == ours.encode(text)
+        assert theirs.decode(ids) == ours.decode(ids)
+
+
+def test_somebody_elses_sentencepiece_is_refused(bpe: Tokenizer) -> None:
+    assert isinstance(bpe, SentencePiece)
+    foreign = SentencePiece(bpe._bytes, "their.model")
+    with pytest.raises(DataError, match=r"run/tokenizer: is somebody's SentencePiece model"):
+        description(foreign, "run/tokenizer")
