@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import ConfigError, DataError
+from groundup.core.split import HELD_OUT, TRAIN, side
 from groundup.corpus.chain import Chain, Drop
 from groundup.corpus.config import Duplicate, Length, Unicode
 from groundup.corpus.document import Document
 from groundup.corpus.reading import Reading
-from groundup.corpus.split import HELD_OUT, TRAIN, side
 
 
 def documents(*given: str) -> list[Document]:

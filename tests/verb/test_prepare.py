@@ -12,9 +12,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from groundup.core.config import groups
 from groundup.core.errors import DataError
+from groundup.core.split import side
 from groundup.corpus.config import Bible, StandardLibrary, Topics
 from groundup.corpus.document import Document
-from groundup.corpus.split import side
 from groundup.shard.manifest import Manifest
 from groundup.shard.source import Source
 from groundup.shard.storage import open_storage

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from groundup.core.split import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Document:
     @property
     def fingerprint(self) -> str:
         """A hash of the text alone, 32 hexadecimal digits: equal texts are equal wherever they stand."""
-        return hashlib.blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        return fingerprint(self.text)
 
 
 class Source(Protocol):

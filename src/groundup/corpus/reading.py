@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from groundup.core.errors import DataError
+from groundup.core.split import HELD_OUT, TRAIN, side
 from groundup.corpus.chain import Chain, Step
 from groundup.corpus.document import Document, Source
-from groundup.corpus.split import HELD_OUT, TRAIN, side
 
 
 @dataclass

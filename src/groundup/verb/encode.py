@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from groundup.core.errors import DataError
+from groundup.core.split import HELD_OUT, SPLITS
 from groundup.corpus.document import Document
 from groundup.corpus.reading import Reading, Tally
-from groundup.corpus.split import HELD_OUT, SPLITS
 from groundup.shard.manifest import Holding, dtype_for
 from groundup.shard.writer import Writer
 from groundup.tokenizer.protocol import Ids, Tokenizer
