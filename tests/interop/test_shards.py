@@ -12,6 +12,7 @@ import pytest
 
 from groundup.core.errors import DataError, StorageError
 from groundup.core.split import fingerprint, side
+from groundup.data.config import Shards
 from groundup.interop import token_file
 from groundup.interop.__main__ import main
 from groundup.interop.shards import Options, convert
@@ -169,6 +170,7 @@ def test_the_command_line_makes_a_folder_to_train_on(
     line = ["tokens", str(path), str(tmp_path / "data"), "--tokenizer", str(saved), "--held-out", "0.3"]
     assert main(line) == 0
     assert "held out, for data.path=" in capsys.readouterr().out
+    assert Shards(path=str(tmp_path / "data"), context=16, batch_tokens=64).check().tokenizer.digest == bpe.digest
     assert main(line) == 2
     assert "data: holds something already; give a new folder" in capsys.readouterr().err
     with pytest.raises(StorageError):

@@ -1,4 +1,4 @@
-"""The command line: `python -m groundup.interop export RUN FOLDER`, `... import FOLDER RUN`, `... tokens FILE... FOLDER`."""
+"""The command line: `python -m groundup.interop`, then `export`, `import` or `tokens`."""
 
 from __future__ import annotations
 
