@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from tokenizers import Tokenizer as Library
 
 from groundup.core.errors import CheckpointError, ConfigError, DataError, StorageError
 from groundup.generation import sample
@@ -128,6 +129,10 @@ def spoil_config(folder: Path, **changes: Any) -> None:
         ({"model_type": "mamba"}, DataError, r"config\.json: is of model_type mamba; .*nanochat, llama"),
         ({"hidden_size": ...}, DataError, r"config\.json: is damaged or incomplete .*hidden_size"),
         ({"hidden_size": 66}, DataError, r"config\.json: describes no network that can be \(heads=4 does not divide"),
+        ({"num_attention_heads": 0}, DataError, r"config\.json: is damaged or incomplete"),
+        ({"rope_parameters": [1]}, DataError, r"config\.json: is damaged or incomplete .*rope_parameters"),
+        ({"num_hidden_layers": float("inf")}, DataError, r"config\.json: is damaged or incomplete"),
+        ({"quantization_config": {"bits": 4}}, DataError, r"quantization_config is \{'bits': 4\}"),
         ({"attention_bias": True}, DataError, r"config\.json: attention_bias is True"),
         ({"rope_parameters": {"rope_type": "yarn"}}, DataError, r"rope_parameters\.rope_type is yarn"),
         ({"num_hidden_layers": 3}, CheckpointError, r"there is no trunk\.blocks\.2\."),
@@ -158,6 +163,37 @@ def test_damaged_weights_are_told(made: Make, bpe: Tokenizer, tmp_path: Path) ->
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: is missing"):
         import_(tmp_path / "hf", tmp_path / "back")
+
+
+def test_a_head_of_its_own_beside_tied_weights_is_refused(made: Make, bpe: Tokenizer, tmp_path: Path) -> None:
+    export(made(bpe, tied=True), tmp_path / "hf")
+    weights = tmp_path / "hf" / "model.safetensors"
+    whole = safetensors.torch.load(weights.read_bytes())
+    same = whole["model.embed_tokens.weight"]
+    safetensors.torch.save_file({**whole, "lm_head.weight": same.clone()}, weights)
+    import_(tmp_path / "hf", tmp_path / "back")
+    safetensors.torch.save_file({**whole, "lm_head.weight": same + 1}, weights)
+    with pytest.raises(CheckpointError, match=r"holds an lm_head\.weight of its own"):
+        import_(tmp_path / "hf", tmp_path / "other")
+
+
+def test_a_tokenizer_that_was_changed_there_is_taken_as_it_is_there(made: Make, bpe: Tokenizer, tmp_path: Path) -> None:
+    export(made(bpe, vocabulary=1216), tmp_path / "hf")
+    path = tmp_path / "hf" / "tokenizer.json"
+    library = Library.from_file(str(path))
+    library.add_tokens(["<new>"])
+    library.save(str(path))
+    import_(tmp_path / "hf", tmp_path / "back")
+    found = load_tokenizer(tmp_path / "back" / "tokenizer")
+    assert (found.vocabulary, found.end) == (1201, bpe.end)
+    assert found.encode("The <new> text") != bpe.encode("The <new> text")
+    written = sample(load(tmp_path / "back"), found, ["The"], tokens=30, temperature=5.0)
+    assert len(written) == 1, "ids beyond the tokenizer's are never chosen"
+
+
+def test_a_network_smaller_than_its_tokenizer_is_not_exported(made: Make, bpe: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a network for 1000 ids beside a tokenizer of 1200"):
+        export(made(bpe, vocabulary=1000), tmp_path / "hf")
 
 
 def test_the_command_line_goes_both_ways_and_tells_errors_in_one_line(

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Library
 import groundup.verb.train
 from groundup.core.errors import DataError
 from groundup.interop.tokenizer_json import description
+from groundup.tokenizer.huggingface import byte_characters, from_gpt2
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.tokenizer.sentence import SentencePiece
 
@@ -63,6 +64,15 @@ def test_the_piece_that_ends_a_document_stands_before_a_text(tokenizers: dict[st
         library = Library.from_str(description(ours, "here")[0])
         assert library.encode("the").ids == [ours.end, *ours.encode("the")]
         assert library.decode(library.encode("the").ids) == "the"
+
+
+@pytest.mark.parametrize("name", ["<|end of text|>", "a:1", "$A", "th"])
+def test_the_end_may_have_any_name(name: str) -> None:
+    pieces = list(dict.fromkeys([*byte_characters().values(), "th", name]))
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    ours = from_gpt2(vocabulary, ["t h"], "here", end=name)
+    library = Library.from_str(description(ours, "here")[0])
+    assert library.encode("ah").ids == [ours.end, *ours.encode("ah")]
 
 
 @pytest.mark.parametrize("kind", KINDS)

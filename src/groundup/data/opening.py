@@ -111,7 +111,7 @@ def tokenizer_folder(storage: Storage) -> Path:
     card = storage.small(f"{TOKENIZER}/{CARD}")
     try:
         file = json.loads(card.read_text(encoding="utf-8")).get("file")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(storage.describe(f"{TOKENIZER}/{CARD}"), f"is damaged ({error})", REMEDY) from None
     if file is not None:
         storage.small(f"{TOKENIZER}/{Path(str(file)).name}")

@@ -86,7 +86,8 @@ def _run(net: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], options: Op
         logits_BV = reader.start()
         while alive:
             draws = [uniform(options.seed, number, len(answers[number])) for number in alive]
-            chosen = choose(logits_BV, draws, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+            known_BV = logits_BV[:, : tokenizer.vocabulary]  # a network may have more ids than its tokenizer
+            chosen = choose(known_BV, draws, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
             going: list[int] = []
             for place, (number, token) in enumerate(zip(alive, chosen, strict=True)):
                 if token == tokenizer.end:

@@ -18,6 +18,9 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}; check the path and your rights", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -39,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     tokens.add_argument(
         "--tokenizer", type=Path, required=True, help="what the ids mean, as tokenizer=pretrained takes it"
     )
+    tokens.add_argument("--end", help="the piece that ends a document, where it is not the tokenizer's own choice")
+    tokens.add_argument("--bare", type=int, choices=(2, 4), help="bytes of an id in a .bin without index and header")
     tokens.add_argument("--source", default="tokens", help="the name of the text in data.weights")
     tokens.add_argument("--held-out", type=float, default=0.05, help="share of the documents held out (0.05)")
     tokens.add_argument("--seed", type=int, default=0, help="of that choice, as prepare.py's")
@@ -63,7 +68,8 @@ def _import(given: argparse.Namespace) -> str:
 def _tokens(given: argparse.Namespace) -> str:
     from groundup.interop.shards import Options, convert
 
-    options = Options(source=given.source, held_out=given.held_out, seed=given.seed)
+    chosen = {"source": given.source, "held_out": given.held_out, "seed": given.seed}
+    options = Options(**chosen, end=given.end, bare=given.bare)
     manifest = convert(given.files, given.tokenizer, given.folder, options)
     held = {split: sum(held.tokens for held in sources.values()) for split, sources in manifest.splits.items()}
     return f"{given.folder}: {held['train']:,} tokens to train on and {held['held_out']:,} held out, for data.path="

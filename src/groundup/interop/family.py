@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,15 @@ class Family:
         heads = int(there["num_attention_heads"])
         groups = int(there.get("num_key_value_heads") or heads)
         rope = there.get("rope_parameters") or there.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise TypeError("rope_parameters")
+        if not (
+            math.isfinite(float(rope.get("rope_theta", 1.0)))
+            and there.get("tie_word_embeddings", False) in (True, False)
+        ):
+            raise ValueError("rope_theta, tie_word_embeddings")
         kept = {
+            "quantization_config": (there.get("quantization_config"), None),
             "rope_parameters.rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
             "head_dim": (there.get("head_dim") or there["hidden_size"] // heads, there["hidden_size"] // heads),
             "attention_bias": (there.get("attention_bias", False), False),

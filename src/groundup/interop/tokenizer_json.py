@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, processors
+from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as Library
 
 from groundup.core.errors import DataError
@@ -13,6 +14,7 @@ from groundup.tokenizer.huggingface import HuggingFace
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.tokenizer.sentence import SPACE, SentencePiece
 
+FILE = "tokenizer.json"
 END = "<|end|>"
 """The name that the end of a document gets where the tokenizer has none for it."""
 
@@ -38,10 +40,26 @@ def description(tokenizer: Tokenizer, where: str) -> tuple[str, str]:
     end = str(library.id_to_token(tokenizer.end))
     if tokenizer.end not in library.get_added_tokens_decoder():
         library.add_special_tokens([AddedToken(end, special=True, normalized=False)])
-    library.post_processor = processors.TemplateProcessing(
-        single=f"{end} $A", pair=f"{end} $A $B", special_tokens=[(end, tokenizer.end)]
-    )
-    return library.to_str(pretty=True), end
+    values = json.loads(library.to_str())
+    values["post_processor"] = _behind(end, tokenizer.end)
+    return json.dumps(values, indent=2, ensure_ascii=False), end
+
+
+def _behind(end: str, number: int) -> dict[str, Any]:
+    """What puts a piece before every text; written out, since the library's short form reads $ and : in its name."""
+
+    def piece(name: str) -> dict[str, Any]:
+        return {"SpecialToken": {"id": name, "type_id": 0}}
+
+    def text(name: str) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": 0}}
+
+    return {
+        "type": "TemplateProcessing",
+        "single": [piece(end), text("A")],
+        "pair": [piece(end), text("A"), text("B")],
+        "special_tokens": {end: {"id": end, "ids": [number], "tokens": [end]}},
+    }
 
 
 def _byte_pairs(pieces: list[tuple[str, float]], special: set[str]) -> Library:

@@ -5,11 +5,13 @@ It moves bytes and checks that they arrived; what stands in the files is not its
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -152,7 +154,8 @@ class Remote:
 
     def read(self, name: str) -> bytes:
         """As `Storage`."""
-        return bytes(self._system.cat_file(f"{self._root}/{name}"))
+        with _as_os_error():
+            return bytes(self._system.cat_file(f"{self._root}/{name}"))
 
     def small(self, name: str) -> Path:
         """As `Storage`; it is fetched every time, since nothing here says whether it has changed."""
@@ -166,7 +169,8 @@ class Remote:
 
     def size(self, name: str) -> int:
         """As `Storage`."""
-        return int(self._system.size(f"{self._root}/{name}"))
+        with _as_os_error():
+            return int(self._system.size(f"{self._root}/{name}"))
 
     def path(self, name: str, size: int, sha256: str) -> Path:
         """As `Storage`."""
@@ -244,11 +248,22 @@ class Remote:
 
     def _blocks(self, name: str) -> Iterable[bytes]:
         try:
-            with self._system.open(f"{self._root}/{name}", "rb") as file:
+            with _as_os_error(), self._system.open(f"{self._root}/{name}", "rb") as file:
                 while block := file.read(_BLOCK):
                     yield bytes(block)
         except OSError as error:
             raise DataError(self.describe(name), *_absent(error)) from error
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Errors of a remote file system as OSError; some protocols raise their client's own (HTTP's 403, say)."""
+    try:
+        yield
+    except (OSError, DataError, StorageError):
+        raise
+    except Exception as error:  # each protocol has its own
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def _absent(error: OSError) -> tuple[str, str]:
