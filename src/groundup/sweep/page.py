@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from groundup.core.errors import StorageError
 from groundup.core.files import atomic_json, atomic_write
 from groundup.core.report import Report, duration, quantity
 from groundup.sweep.space import overrides
@@ -132,13 +133,22 @@ def draw(study: Study, rows: Sequence[Row]) -> list[tuple[Path, str]]:
             lambda s: plots.plot_param_importances(s, **label),
             "How much of what sets good trials apart lies in each parameter (PED-ANOVA, Watanabe et al. 2023)",
         ),
-        (any(row.looks for row in rows), "looks", plots.plot_intermediate_values, "Held-out bits per byte by tokens"),
+        (
+            any(row.looks for row in rows),
+            "looks",
+            plots.plot_intermediate_values,
+            "Held-out bits per byte at each look, by tokens",
+        ),
     ]
-    return [
-        (_picture(study.folder / f"{name}.png", study.optuna, plot), caption)
-        for there, name, plot, caption in wanted
-        if there
-    ]
+    found = []
+    for _, name, plot, caption in (row for row in wanted if row[0]):
+        try:
+            found.append((_picture(study.folder / f"{name}.png", study.optuna, plot), caption))
+        except StorageError:
+            raise
+        except Exception as error:  # whatever a plot of Optuna's cannot show must not end a search of days
+            print(f"the plot {name} is left out: {type(error).__name__}: {error}", flush=True)
+    return found
 
 
 def _picture(path: Path, study: optuna.Study, plot: Callable[[optuna.Study], Any]) -> Path:
@@ -151,10 +161,9 @@ def _picture(path: Path, study: optuna.Study, plot: Callable[[optuna.Study], Any
             warnings.simplefilter("ignore", category)
         plot(study)
         figure = pyplot.gcf()
-        figure.set_size_inches(10, 4)
-        figure.set_layout_engine("constrained")
+        figure.set_size_inches(max(10, 3 * len(figure.axes)), 4)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": ""})
+        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": ""})
         pyplot.close("all")
     atomic_write(path, buffer.getvalue())
     return path

@@ -72,7 +72,8 @@ def text(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{key}: {text(item)}' for key, item in value.items())}}}"
     if isinstance(value, str) and not _plain_word(value):
-        escaped = value.replace("'", "\\'")
+        doubled = re.sub(r"\\+(?='|$)", lambda found: 2 * found[0], value)  # else they would escape the quote
+        escaped = doubled.replace("'", "\\'")
         return f"'{escaped}'"
     return repr(value) if isinstance(value, float) else str(value)
 

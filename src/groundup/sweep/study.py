@@ -29,6 +29,9 @@ from groundup.sweep.space import Chosen, Space, applies, points
 
 JOURNAL = "study.journal"
 LOCK = "study.lock"
+NAME = "study"
+"""Of the one study in a journal, so that its folder can be renamed."""
+
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 PLAN, ENDING, GIVEN_UP = "plan", "ending", "given_up"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -119,9 +122,9 @@ def load(folder: Path, sampler: BaseSampler, pruner: optuna.pruners.BasePruner |
     path = folder / JOURNAL
     try:
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-        return optuna.create_study(
-            storage=storage, study_name=folder.name, sampler=sampler, pruner=pruner, load_if_exists=True
-        )
+        known = [study.study_name for study in storage.get_all_studies()]
+        get = optuna.load_study if NAME in known else optuna.create_study  # which writes even where it loads
+        return get(storage=storage, study_name=NAME, sampler=sampler, pruner=pruner)
     except OSError as error:
         raise storage_error(path, error) from error
     except (ValueError, KeyError, AttributeError) as error:
@@ -328,9 +331,13 @@ def _difference(there: Any, here: Any) -> tuple[str, Any, Any] | None:
     if isinstance(there, dict) and isinstance(here, dict):
         for key in dict.fromkeys([*there, *here]):
             if key not in there or key not in here:
-                return str(key), there.get(key, "absent"), here.get(key, "absent")
+                return str(key), _stated(key, there), _stated(key, here)
             found = _difference(there[key], here[key])
             if found:
                 return f"{key}.{found[0]}" if found[0] else str(key), found[1], found[2]
         return None
     return None if there == here else ("", there, here)
+
+
+def _stated(key: Any, side: dict[str, Any]) -> str:
+    return "stated" if key in side else "absent"
