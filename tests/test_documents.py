@@ -36,6 +36,15 @@ SMALL_TRAIN = {
     "trainer.threads": "1",
     "stop_steps": "2",
 }
+SMALL_SWEEP = {
+    **{key: value for key, value in SMALL_TRAIN.items() if key != "stop_steps"},
+    "tokens": "2048",
+    "sweep.trials": "1",
+    "trainer.validate_every": "null",
+    "callback": "[checkpoint]",
+}
+"""A trial must reach its end."""
+FORCED_SWEEP = {"tokens": "131072", "sweep.trials": "1"}
 FINISHED = "python train.py tokens=512 stop_steps=null callback=none"
 """A run that reaches its end, unlike those of the documents."""
 SHOWING = {"--help", "-h", "--cfg"}
@@ -78,6 +87,11 @@ def shortened(command: str, folder: Path, data: Path) -> list[str]:
             small = {"source": "[topics]"}
     elif "train.py" in words:
         small, forced = SMALL_TRAIN, {"runs": str(folder / "runs"), "data.path": str(data)}
+        if any(word.startswith("sweep=") for word in words):
+            small, forced = SMALL_SWEEP, {**forced, **FORCED_SWEEP}
+            words = [word for word in words if word.split("=")[0] not in FORCED_SWEEP]
+        if "sweep=optimizer" in words:
+            forced = {**forced, "sweep.pruner.every_tokens": "65536"}
         if "model=ngram" in words:
             small = {key: value for key, value in small.items() if not key.startswith("model.")}
     else:

@@ -36,7 +36,7 @@ class Groundup(Sweeper):
             UserError: one of them, or the search they describe, cannot be.
         """
         from groundup.core.errors import ConfigError
-        from groundup.sweep.search import search
+        from groundup.sweep.check import check
 
         assert self.config is not None and self.hydra_context is not None
         for override in OverridesParser.create().parse_overrides(arguments):
@@ -46,7 +46,11 @@ class Groundup(Sweeper):
         options = _built(self.config).sweep
         if options is None:
             raise ConfigError("hydra/sweeper=groundup", "searches, but nothing says in what", "choose sweep=<option>")
-        search(options, Program(self.config, self.hydra_context.config_loader, arguments))
+        program = Program(self.config, self.hydra_context.config_loader, arguments)
+        base = check(options, program)
+        from groundup.sweep.search import search  # only now: what is refused need not wait for Optuna
+
+        search(options, program, base)
 
 
 class Program:

@@ -1,4 +1,4 @@
-"""The search: everything is checked, then trials are run one after the other until the study has as many as it should.
+"""The search: trials are run one after the other until the study has as many as it should.
 
 The same command in a second terminal, or again after a kill, works on the same study.
 """
@@ -10,27 +10,30 @@ import time
 from pathlib import Path
 from typing import Any
 
-from groundup.core import ranks
 from groundup.core.config import identity_of
-from groundup.core.errors import ConfigError, StorageError, UserError
 from groundup.core.report import quantity
 from groundup.sweep.config import Search
 from groundup.sweep.page import best_of, write
-from groundup.sweep.space import overrides, probes
+from groundup.sweep.program import Program
+from groundup.sweep.space import overrides
 from groundup.sweep.study import Row, Study, Taken
-from groundup.sweep.trial import Program, run
+from groundup.sweep.trial import run
 
 WAIT_SECONDS = 0.5
 HEADER = f"{'trial':>5}  {'state':<8}  {'bits/byte':>9}  {'tokens':>7}  {'seconds':>7}  {'best':>8}  parameters"
 
 
-def search(options: Search, program: Program) -> None:
+def search(options: Search, program: Program, base: Any) -> None:
     """Run trials until the study has its number of them, then name the best.
 
+    Args:
+        options: of the search.
+        program: what its trials run.
+        base: the config they begin with, checked.
+
     Raises:
-        UserError: the space, the config or the study's folder is not what it should be; no trial has run then.
+        UserError: the study's folder cannot be written, or was made with another space; no trial has run then.
     """
-    base = check(options, program)
     identity = {**identity_of(base), "folder": base.folder().name}
     study = Study(Path(base.runs) / options.study, options, identity)
     print(f"study {study.folder}: {study.total} trials, {len(study.rows())} of them begun", flush=True)
@@ -50,42 +53,6 @@ def search(options: Search, program: Program) -> None:
     if best is not None:
         print(f"best: trial {best.number}, {best.value:.4f}: {' '.join(overrides(options.space, best.chosen))}")
     print(f"report: {page}", flush=True)
-
-
-def check(options: Search, program: Program) -> Any:
-    """Find what cannot work before a trial runs or a file is written; the config that all trials begin with.
-
-    Raises:
-        UserError: with the key and the remedy.
-    """
-    if ranks.world() > 1:
-        what = "a search starts its trials itself, each on one process"
-        raise ConfigError(f"WORLD_SIZE={ranks.world()}", what, "start it without torchrun; several share the study")
-    if not options.space:
-        raise ConfigError(
-            "sweep.space",
-            "holds no parameter",
-            "give one: '+sweep.space={rate: {key: optimizer.rate, low: 0.001, high: 0.1}}'",
-        )
-    base = program.compose([])
-    for name, value in (("fresh", False), ("resume", None), ("stop_steps", None)):
-        if getattr(base, name) != value:
-            what = "would keep a trial from its end, or from going on where it stopped"
-            raise ConfigError(f"{name}={getattr(base, name)}", what, "leave it out; another sweep.study starts over")
-    base.check()
-    if options.pruner is not None and options.pruner.every_tokens >= base.tokens:
-        where = f"sweep.pruner.every_tokens={options.pruner.every_tokens}"
-        raise ConfigError(where, f"is not below tokens={base.tokens}", "look more often, or leave the pruner out")
-    for name, chosen in probes(options.space):
-        given = overrides(options.space, chosen)
-        try:
-            program.compose(given).check()
-        except StorageError:
-            raise
-        except UserError as error:
-            what = f"cannot be {given[-1]} ({error.where}: {error.what})"
-            raise ConfigError(f"sweep.space.{name}", what, error.remedy) from None
-    return base
 
 
 class Table:

@@ -10,32 +10,19 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from groundup.callback.history import METRICS, read
 from groundup.core.config import to_dict
 from groundup.core.errors import StorageError, UserError
 from groundup.core.files import storage_error
 from groundup.sweep.config import Search
+from groundup.sweep.program import Program
 from groundup.sweep.space import overrides, text
 from groundup.sweep.study import Ending, Study, Taken, trial_name
 
 OUTPUT = "output.txt"
 BEAT_SECONDS = 60.0
-
-
-class Program(Protocol):
-    """The program that is searched over, with the overrides it was called with."""
-
-    def compose(self, overrides: list[str]) -> Any:
-        """Its config, these overrides in the place of the given ones.
-
-        Raises:
-            UserError: there is no such config.
-        """
-
-    def command(self, overrides: list[str]) -> list[str]:
-        """The command line that runs this config."""
 
 
 def run(program: Program, study: Study, taken: Taken, beat: Callable[[int], None]) -> Ending:
