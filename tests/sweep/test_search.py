@@ -20,7 +20,7 @@ from groundup.core.errors import ConfigError, UserError
 from groundup.sweep.check import check
 from groundup.sweep.config import Median, Parameter, Search
 from groundup.sweep.page import write
-from groundup.sweep.study import Ending, Study
+from groundup.sweep.study import Ending, Study, trial_of
 from groundup.sweep.trial import own_overrides, reason
 from hydra_plugins.groundup_sweeper import Program
 
@@ -68,26 +68,50 @@ def conf() -> Any:
         yield
 
 
-def test_a_sweep_goes_past_trials_that_diverge_or_fall_behind(data: Path, tmp_path: Path) -> None:
-    rates = "{rate: {key: optimizer.rate, choices: [0.1, 1e-6, 1e30]}}"
+def test_two_processes_share_a_sweep_and_go_past_a_trial_that_diverges(data: Path, tmp_path: Path) -> None:
+    rates = "{rate: {key: optimizer.rate, choices: [0.1, 1e30]}}"
     words = ["--multirun", "sweep=search", "hydra/sweeper=groundup", "sweep.sampler=grid", f"+sweep.space={rates}"]
-    words += ["sweep.pruner={kind: median, every_tokens: 1024, after_trials: 1}", "optimizer=sgd"]
-    command = [sys.executable, "train.py", *words, *TINY, f"data.path={data}", f"runs={tmp_path}"]
+    command = [sys.executable, "train.py", *words, "optimizer=sgd", *TINY, f"data.path={data}", f"runs={tmp_path}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    pair = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
     found = json.loads((tmp_path / "search" / "trials.json").read_text())
-    first, second, third = found["trials"]
+    first, second = found["trials"]
     assert (first["state"], first["tokens"], found["best"]) == ("complete", 4096, 0)
-    assert (second["state"], second["tokens"], second["looks"].keys()) == ("pruned", 1024, {"1024"})
-    assert (third["state"], third["value"]) == ("failed", None)
-    assert "loss is" in third["reason"]
+    assert (second["state"], second["value"]) == ("failed", None)
+    assert "the loss is" in second["reason"]
     page = (tmp_path / "search" / "report.html").read_text()
     for row in found["trials"]:
         assert html.escape(row["reason"]) in page
-        assert row["state"] in done.stdout
+        assert all(row["state"] in out for out, _ in said)
         (run,) = (path for path in (tmp_path / "search" / row["folder"]).iterdir() if path.is_dir())
         assert (run / "report.json").exists() == (row["state"] == "complete")
+
+
+def test_a_trial_that_falls_behind_is_given_up_and_stops_cleanly(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = program(monkeypatch, *TINY, f"data.path={data}", f"runs={tmp_path}", "trainer.threads=1")
+    study = Study(tmp_path / "search", Search(space=RATES, pruner=Median(every_tokens=1024, after_trials=1)), {})
+    ahead, behind = study.next(), study.next()
+    assert ahead and behind
+    trial_of(study.optuna, ahead.number).report(0.5, 1024)
+    study.end(ahead, Ending("complete", value=0.4))
+    config = called.compose([])
+    config = called.compose(own_overrides(study, behind.number, config))
+    config.check()
+    config.run()
+    assert study.given_up(behind.number) == 1024
+    assert study.rows()[1].looks.keys() == {1024}
+    assert [path.name for path in (config.folder() / "checkpoints").glob("step-*")] == ["step-2"]
+    assert not (config.folder() / "report.json").exists()
+    os.close(behind.lock)
+    again = study.next()
+    assert again and again.given_up == 1024  # so that a searcher killed here does not run it once more
 
 
 def test_a_trial_is_the_same_command_with_its_own_values_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
