@@ -36,6 +36,14 @@ SMALL_TRAIN = {
     "trainer.threads": "1",
     "stop_steps": "2",
 }
+SMALL_SWEEP = {
+    **{key: value for key, value in SMALL_TRAIN.items() if key != "stop_steps"},
+    "data.batch_tokens": "4096",
+    "trainer.validate_every": "null",
+    "callback": "[checkpoint]",
+}
+FORCED_SWEEP = {"tokens": "65536", "sweep.trials": "1"}
+"""A trial must reach its end, so it is not stopped but short."""
 FINISHED = "python train.py tokens=512 stop_steps=null callback=none"
 """A run that reaches its end, unlike those of the documents."""
 SHOWING = {"--help", "-h", "--cfg"}
@@ -78,6 +86,11 @@ def shortened(command: str, folder: Path, data: Path) -> list[str]:
             small = {"source": "[topics]"}
     elif "train.py" in words:
         small, forced = SMALL_TRAIN, {"runs": str(folder / "runs"), "data.path": str(data)}
+        if any(word.startswith("sweep=") for word in words):
+            small, forced = SMALL_SWEEP, {**forced, **FORCED_SWEEP}
+            words = [word for word in words if word.split("=")[0] not in FORCED_SWEEP]
+        if "sweep=optimizer" in words:
+            forced = {**forced, "sweep.pruner.every_tokens": "16384"}
         if "model=ngram" in words:
             small = {key: value for key, value in small.items() if not key.startswith("model.")}
     else:

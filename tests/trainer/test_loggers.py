@@ -83,6 +83,14 @@ def test_wandb_needs_no_account_and_keeps_every_step_after_a_rollback(
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
 
 
+def test_a_wandb_run_may_be_shown_among_those_of_another_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(folder / "none"))
+    logger = logger_config.Wandb(group="study").build(folder, "trial-003", Progress())
+    assert (logger._run.group, logger._run.name) == ("study", "trial-003-01234567")
+    logger.finalize("success")
+
+
 def test_a_wandb_run_keeps_its_id_online(folder: Path) -> None:
     from groundup.trainer.loggers import _lasting_id
 

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groundup.sweep.config import Parameter, Search
+from groundup.sweep.study import Study
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "model.layers=2",
@@ -89,6 +92,16 @@ def make(place: Path) -> World:
 def train(*more: str) -> list[str]:
     """The command line of the world's run, and more."""
     return ["data.path={data}", "runs={runs}", "name=bad", *TINY, *more]
+
+
+def sweep(*more: str) -> list[str]:
+    """The command line of a search in the world, and more."""
+    return ["--multirun", "hydra/sweeper=groundup", "sweep=search", *train(*more)]
+
+
+def space(parameter: str) -> str:
+    """The override that adds a parameter `x`."""
+    return f"+sweep.space={{{{x: {{{{{parameter}}}}}}}}}"
 
 
 def call(
@@ -195,6 +208,16 @@ def no_shard(world: World) -> None:
     shard(world).unlink()
 
 
+def other_study(world: World) -> None:
+    """Begin a study with another space."""
+    Study(world.runs / "search", Search(space={"y": Parameter(key="seed", choices=[0, 1])}), {})
+
+
+def file_as_study(world: World) -> None:
+    """Put a file where the study's folder would be."""
+    (world.runs / "search").touch()
+
+
 CASES = [
     Case("unknown key", "train.py", ["model.wdith=64"], ["model.wdith", "did you mean width?"]),
     Case("unknown option of a group", "train.py", ["optimizer=adamm"], ["optimizer=adamm", "did you mean adam"]),
@@ -229,6 +252,14 @@ CASES = [
     Case("change to a value refused", "train.py", train("changes=[{{tokens: 512, set: {{optimizer.rate: -1}}}}]"), ["optimizer.rate=-1"]),
     Case("plugin that is not installed", "train.py", train("plugins=[no_such_thing]"), ["no_such_thing", "cannot be imported"]),
     Case("accelerator that is not there", "train.py", train("trainer.accelerator=mps"), ["trainer.accelerator=mps", "cpu"]),
+    Case("search without multirun", "train.py", train("sweep=lr_batch"), ["sweep.study=lr_batch", "add --multirun"]),
+    Case("several values beside a search", "train.py", sweep("seed=0,1"), ["seed=0,1", "sweep.space"]),
+    Case("unknown key in a space", "train.py", sweep(space("key: optimizer.rat, low: 0.1, high: 1")), ["sweep.space.x", "did you mean rate?"]),
+    Case("unknown word in a space", "train.py", sweep(space("kye: seed, low: 0.1, high: 1")), ["sweep.space.x.kye"]),
+    Case("bounds in the wrong order", "train.py", sweep(space("key: optimizer.rate, low: 2, high: 1")), ["sweep.space.x.low=2", "high=1"]),
+    Case("bounds an option does not take", "train.py", sweep(space("key: optimizer.rate, low: -1, high: 1")), ["sweep.space.x", "optimizer.rate=-1.0", "above 0"]),
+    Case("study made with another space", "train.py", sweep(space("key: optimizer.rate, low: 1, high: 2")), ["sweep.study=search", "another space"], other_study),
+    Case("study folder that is a file", "train.py", sweep(space("key: optimizer.rate, low: 1, high: 2")), ["runs/search", "a file stands"], file_as_study),
     Case("no source", "prepare.py", ["source=[]", "path={place}/new"], ["source=[]", "source=[bible,stdlib]"]),
     Case("missing text", "prepare.py", ["source=[text]", "source.text.path={place}/no.txt", "path={place}/new"], ["no.txt"]),
     Case("empty corpus", "prepare.py", ["source=[text]", "source.text.path={place}/empty.txt", "path={place}/new"], ["empty.txt"], empty),

@@ -6,6 +6,7 @@ A subclass says what its nets are and what its loss is; it knows neither shards 
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -215,17 +216,17 @@ class Objective(lightning.LightningModule):
         """Log a row at the clock's step.
 
         Raises:
-            UserError: the training loss is no longer finite.
+            UserError: the loss, of training or held-out text, is no longer finite.
         """
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.progress.steps)
-        loss = metrics.get("train/loss", 0.0)
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            raise UserError(
-                f"step {self.progress.steps}",
-                f"the loss is {loss}",
-                "lower optimizer.rate or lengthen the schedule's warm-up; checkpoints before this step are good",
-            )
+        for name, which in (("train/loss", "loss"), ("held_out/all", "held-out loss")):
+            if not math.isfinite(metrics.get(name, 0.0)):
+                raise UserError(
+                    f"step {self.progress.steps}",
+                    f"the {which} is {metrics[name]}",
+                    "lower optimizer.rate or lengthen the schedule's warm-up; checkpoints before this step are good",
+                )
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that receive gradients."""

@@ -46,6 +46,7 @@ class Wandb:
 
     project: str = option("groundup", "the project runs are listed in")
     entity: str | None = option(None, "the account or team; null: the key's own")
+    group: str | None = option(None, "the runs this one is shown among; null: those of its name")
     mode: str = option("auto", "auto: online if there is a key, else offline", choices=("auto", "online", "offline"))
 
     def build(self, folder: Path, name: str, clock: Progress) -> Logger:

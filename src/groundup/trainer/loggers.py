@@ -112,7 +112,7 @@ class Csv(Logger):
 
 
 class Wandb(Logger):
-    """A run of Weights & Biases, in the group of the run's name and under that name and its identity.
+    """A run of Weights & Biases, in the group of the run's name (or another) and under that name and its identity.
 
     Online, its id stands in the run folder, so that the same run goes on when training does; offline files
     cannot be appended to, so there each part of the training is a run of its own beside the others.
@@ -134,7 +134,7 @@ class Wandb(Logger):
                     dir=str(folder),
                     id=_lasting_id(place / "id", folder.name) if mode == "online" else _new_id(folder.name),
                     name=f"{name}-{folder.name[:8]}",
-                    group=name,
+                    group=options.group or name,
                     resume="allow" if mode == "online" else None,
                     mode=mode,
                     reinit="create_new",

@@ -97,6 +97,8 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
             module, trainer, data = _build(recipe, folder, segments, number, clock, last, source)
             trainer.fit(module, datamodule=data)
             clock, source = module.progress, checkpoint.path_of(folder, module.progress.steps)
+            if clock.steps < last:  # a callback saw reason to stop
+                return Outcome(clock, {}, time.monotonic() - begun)
         seconds = time.monotonic() - begun
         return Outcome(clock, _finish(recipe, folder, segments, clock, source), seconds)
 

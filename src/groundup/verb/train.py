@@ -15,6 +15,7 @@ import groundup.objective.config
 import groundup.optimizer.config
 import groundup.schedule.config
 import groundup.strategy.config
+import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
 from groundup.core import checkpoint, ranks
@@ -46,6 +47,7 @@ class Train:
     trainer: Any = option(MISSING, "device, precision, pace", identity=False)
     callback: dict[str, Any] = option({}, "what watches the run", identity=False)
     logger: dict[str, Any] = option({}, "where metrics go", identity=False)
+    sweep: Any = option(None, "a search over other options, with --multirun", identity=False)
     runs: str = option("runs", "the folder of all runs", identity=False)
     resume: str | None = option(
         None, "a checkpoint folder to go on from, instead of the newest good one", identity=False
@@ -61,6 +63,8 @@ class Train:
         Raises:
             UserError: with the key or file and the remedy.
         """
+        if self.sweep is not None:
+            raise ConfigError(f"sweep.study={self.sweep.study}", "is a search, not a run", "add --multirun")
         manifest = self.data.check()
         if self.model.vocabulary is None:
             self.model.vocabulary = manifest.tokenizer.vocabulary
