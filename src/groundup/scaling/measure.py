@@ -6,11 +6,15 @@ import time
 
 import torch
 
+SMALL = 256
+"""Sides of the matrices that show how large ones can be measured in time."""
+
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, *, size: int = 1536, seconds: float = 0.25) -> float:
     """The best rate in FLOP/s of a square matrix product, over as many repetitions as fit in the time.
 
-    It draws no random number, so that measuring before training changes nothing.
+    It draws no random number, so that measuring before training changes nothing. Where a product of that size would
+    take longer than the time (bf16 on a processor that emulates it), a smaller one is measured.
 
     Args:
         device: where.
@@ -18,6 +22,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, *, size: int = 1536, s
         size: of their sides.
         seconds: to spend, beside one product to warm up.
     """
+    if size > SMALL:
+        rate = matrix_rate(device, dtype, size=SMALL, seconds=0.0)
+        while size > SMALL and 2.0 * size**3 > rate * seconds:
+            size //= 2
     row = torch.linspace(-1.0, 1.0, size, device=device)
     left = torch.outer(row, row.flip(0)).to(dtype)
     right = left.T.contiguous()
