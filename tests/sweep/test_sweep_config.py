@@ -10,6 +10,7 @@ import pytest
 
 from groundup.core.errors import ConfigError
 from groundup.sweep.config import Median, Parameter, Prune, Search
+from groundup.sweep.space import applies
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,9 @@ def test_conditions_that_cannot_hold_or_overlap_are_refused(space: dict[str, Par
 
 
 def test_one_option_may_have_a_range_under_each_condition() -> None:
-    Search(space={"kind": KIND, "muon": rate(kind="muon"), "adamw": rate(kind="adamw")})
+    made = Search(space={"kind": KIND, "muon": rate(kind="muon"), "adamw": rate(kind="adamw")})
+    for kind in ("muon", "adamw"):
+        assert [name for name in ("muon", "adamw") if applies(made.space[name], {"kind": kind})] == [kind]
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b"])

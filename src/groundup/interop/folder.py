@@ -15,9 +15,10 @@ from groundup.core.errors import CheckpointError, ConfigError, DataError
 from groundup.core.files import atomic_json, atomic_write, read_json
 from groundup.interop.family import Family, family_named, family_of
 from groundup.interop.place import made
-from groundup.interop.tokenizer_json import FILE, description, settings
+from groundup.interop.tokenizer_json import description, settings
 from groundup.model.config import Decoder
 from groundup.model.load import expect, load, read_config, save
+from groundup.tokenizer.huggingface import FILE
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.pretrained import open_pretrained
 from groundup.tokenizer.protocol import CARD, Tokenizer

@@ -71,7 +71,7 @@ def convert(files: Sequence[Path], tokenizer: Path, folder: Path, options: Optio
         held = _write(known, meaning, place, options)
         about = {
             "name": options.source,
-            "files": [{"file": str(f.path), "form": f.form, "ids": f.tokens} for f in known],
+            "files": [{"file": _named(f.path), "form": f.form, "ids": f.tokens} for f in known],
         }
         vocabulary = Vocabulary(meaning.digest, meaning.vocabulary, meaning.end, dtype_for(meaning.vocabulary))
         manifest = Manifest(vocabulary, held, about)

@@ -14,9 +14,11 @@ from groundup.tokenizer.huggingface import HuggingFace
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.tokenizer.sentence import SPACE, SentencePiece
 
-FILE = "tokenizer.json"
 END = "<|end|>"
 """The name that the end of a document gets where the tokenizer has none for it."""
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+"""How a byte that belongs to no piece is spelt, here and in SentencePiece."""
 
 
 def description(tokenizer: Tokenizer, where: str) -> tuple[str, str]:
@@ -31,7 +33,7 @@ def description(tokenizer: Tokenizer, where: str) -> tuple[str, str]:
     if isinstance(tokenizer, HuggingFace):
         library = tokenizer.library()
     elif isinstance(tokenizer, Bytes):
-        library = _byte_pairs([(f"<0x{byte:02X}>", 0.0) for byte in range(256)] + [(END, 0.0)], set())
+        library = _byte_pairs([(piece, 0.0) for piece in [*BYTES, END]], {END})
     elif isinstance(tokenizer, SentencePiece) and tokenizer.exact:
         library = _byte_pairs(tokenizer.scored(), tokenizer.special())
     else:
@@ -70,7 +72,8 @@ def _byte_pairs(pieces: list[tuple[str, float]], special: set[str]) -> Library:
     names = [piece if piece in special else piece.replace(SPACE, " ") for piece, _ in pieces]
     ids = {name: number for number, name in enumerate(names)}
     scores = dict(zip(names, (score for _, score in pieces), strict=True))
-    whole = [name for name in names if name not in special and not _is_byte(name) and name != END]
+    unmade = {*special, *BYTES}
+    whole = [name for name in names if name not in unmade]
     merges = [
         (-scores[name], cut, name)
         for name in whole
@@ -81,10 +84,6 @@ def _byte_pairs(pieces: list[tuple[str, float]], special: set[str]) -> Library:
     library = Library(models.BPE(ids, pairs, byte_fallback=True, fuse_unk=False))
     library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return library
-
-
-def _is_byte(name: str) -> bool:
-    return len(name) == 6 and name.startswith("<0x") and name.endswith(">")
 
 
 def settings(end: str, context: int) -> dict[str, Any]:
