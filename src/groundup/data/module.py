@@ -60,6 +60,8 @@ class StreamModule(LightningDataModule):
             for source in self.opened.held_out()
         ]
 
+        self._loaders: list[_Ahead] = []
+
     @property
     def held_out_names(self) -> list[str]:
         """The source of each loader of `val_dataloader`."""
@@ -83,8 +85,18 @@ class StreamModule(LightningDataModule):
         context = self.config.context
         return lines + [f"held out of {p.name}: {p.windows.size:,} windows of {context} tokens" for p in self.held_out]
 
+    def teardown(self, stage: str) -> None:
+        """End the processes that read ahead, rather than whenever garbage is collected."""
+        del stage
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
     def _loader(self, steps: Steps | HeldOut, workers: int) -> Loader:
-        return _Ahead(steps, workers, self.config.prefetch) if workers else _InOrder(steps)
+        if not workers:
+            return _InOrder(steps)
+        self._loaders.append(_Ahead(steps, workers, self.config.prefetch))
+        return self._loaders[-1]
 
 
 class Loader(Protocol):
@@ -135,6 +147,13 @@ class _Ahead:
     def __iter__(self) -> Iterator[Step]:
         for steps in self._loader:
             yield from steps
+
+    def close(self) -> None:
+        """End the workers, and wait until they have; the next iteration starts new ones."""
+        iterator: Any = self._loader._iterator
+        self._loader._iterator = None
+        if iterator is not None:
+            iterator._shutdown_workers()
 
 
 class _Parcels(Dataset[Parcel]):
