@@ -1,5 +1,5 @@
-"""Text from networks: `sample` for answers, `stream` for answers as they come."""
+"""Text from networks: `sample` for answers, `stream` for answers as they come, `write` to go on from ids."""
 
-from groundup.generation.sampling import Options, sample, stream
+from groundup.generation.sampling import Options, sample, stream, write
 
-__all__ = ["Options", "sample", "stream"]
+__all__ = ["Options", "sample", "stream", "write"]

@@ -50,10 +50,29 @@ def sample(
     a row's answer does not depend on the others but for rounding. The net is used in eval mode and left as it was.
     """
     options = Options(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop)
-    answers: list[list[int]] = [[] for _ in prompts]
-    for row, token in _run(net, tokenizer, prompts, options):
+    return write(net, tokenizer, [[tokenizer.end, *tokenizer.encode(prompt)] for prompt in prompts], options)
+
+
+def write(
+    net: Decoder,
+    tokenizer: Tokenizer,
+    rows: Sequence[Sequence[int]],
+    options: Options,
+    numbers: Sequence[int] | None = None,
+) -> list[str]:
+    """What the network writes after each row of ids; else as `sample`.
+
+    Args:
+        net: the network.
+        tokenizer: turns ids into text.
+        rows: ids to go on from, at least one each; a document's beginning starts with `tokenizer.end`.
+        options: how tokens are chosen, and how many.
+        numbers: names of the rows, by which their noise is keyed; None: 0, 1, ...
+    """
+    answers: list[list[int]] = [[] for _ in rows]
+    for row, token in _run(net, tokenizer, rows, options, numbers):
         answers[row].append(token)
-    return [_cut(tokenizer.decode(answer), stop) for answer in answers]
+    return [_cut(tokenizer.decode(answer), options.stop) for answer in answers]
 
 
 def stream(net: Decoder, tokenizer: Tokenizer, prompt: str, options: Options) -> Iterator[str]:
@@ -61,7 +80,7 @@ def stream(net: Decoder, tokenizer: Tokenizer, prompt: str, options: Options) ->
     answer: list[int] = []
     sent = 0
     longest = max((len(text) for text in options.stop), default=1)
-    for _, token in _run(net, tokenizer, [prompt], options):
+    for _, token in _run(net, tokenizer, [[tokenizer.end, *tokenizer.encode(prompt)]], options):
         answer.append(token)
         text = _cut(tokenizer.decode(answer), options.stop)
         safe = len(text) - (longest - 1)  # what follows might turn the rest into a stop text
@@ -73,28 +92,35 @@ def stream(net: Decoder, tokenizer: Tokenizer, prompt: str, options: Options) ->
         yield text[sent:]
 
 
-def _run(net: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], options: Options) -> Iterator[tuple[int, int]]:
-    """Pairs of a prompt's number and its next token, until every answer has ended."""
-    if not prompts or options.tokens < 1:
+def _run(
+    net: Decoder,
+    tokenizer: Tokenizer,
+    rows: Sequence[Sequence[int]],
+    options: Options,
+    numbers: Sequence[int] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Pairs of a row's place and its next token, until every answer has ended."""
+    if not rows or options.tokens < 1:
         return
+    numbers = range(len(rows)) if numbers is None else numbers
     modes = [(part, part.training) for part in net.modules()]
     net.eval()
     try:
-        reader = Reader(net, [[tokenizer.end, *tokenizer.encode(prompt)] for prompt in prompts], options.tokens)
-        answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
+        reader = Reader(net, rows, options.tokens)
+        answers: dict[int, list[int]] = {place: [] for place in range(len(rows))}
         alive = list(answers)
         logits_BV = reader.start()
         while alive:
-            draws = [uniform(options.seed, number, len(answers[number])) for number in alive]
+            draws = [uniform(options.seed, numbers[row], len(answers[row])) for row in alive]
             known_BV = logits_BV[:, : tokenizer.vocabulary]  # a network may have more ids than its tokenizer
             chosen = choose(known_BV, draws, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
             going: list[int] = []
-            for place, (number, token) in enumerate(zip(alive, chosen, strict=True)):
+            for place, (row, token) in enumerate(zip(alive, chosen, strict=True)):
                 if token == tokenizer.end:
                     continue
-                answers[number].append(token)
-                yield number, token
-                if len(answers[number]) < options.tokens and not _stopped(tokenizer, answers[number], options.stop):
+                answers[row].append(token)
+                yield row, token
+                if len(answers[row]) < options.tokens and not _stopped(tokenizer, answers[row], options.stop):
                     going.append(place)
             if 0 < len(going) < len(alive):
                 reader.keep(going)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from groundup.model.count import GATE_CHANNELS
+from groundup.model.frame import narrowed, pick
+from groundup.model.linear import Linear
 from groundup.model.norm import Norm
 from groundup.model.positions import rotate
 
@@ -36,46 +38,60 @@ class Attention(nn.Module):
         self.heads, self.groups, self.channels = config.heads, config.groups, config.channels
         self.dropout = config.dropout
         inner = self.groups * self.channels
-        self.query = nn.Linear(config.width, config.width, bias=config.bias)
-        self.key = nn.Linear(config.width, inner, bias=config.bias)
-        self.value = nn.Linear(config.width, inner, bias=config.bias)
-        self.output = nn.Linear(config.width, config.width, bias=config.bias)
+        self.query = Linear(config.width, config.width, bias=config.bias)
+        self.key = Linear(config.width, inner, bias=config.bias)
+        self.value = Linear(config.width, inner, bias=config.bias)
+        self.output = Linear(config.width, config.width, bias=config.bias)
         self.query_norm = Norm(config, self.channels) if config.qk_norm else None
         self.key_norm = Norm(config, self.channels) if config.qk_norm else None
         # Unit queries and keys bound scores by sqrt(C), far below where exp overflows.
         self.bounded = config.qk_norm and not (config.gain or config.bias) and self.channels <= 1024
         self.gate_channels = min(GATE_CHANNELS, config.width)
-        self.value_gate = nn.Linear(self.gate_channels, self.groups, bias=False) if values else None
+        self.value_gate = Linear(self.gate_channels, self.groups, bias=False) if values else None
 
     def forward(
-        self, x_BTD: Tensor, frame: Frame, values_BTE: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x_BTD: Tensor,
+        frame: Frame,
+        values_BTE: Tensor | None = None,
+        cache: LayerCache | None = None,
+        wanted_BQ: Tensor | None = None,
     ) -> Tensor:
-        """What each position gathers from those it may see.
+        """What each position, or each of those wanted, gathers from those it may see: (B, T or Q, D).
 
         Args:
             x_BTD: the stream, (B, T, D).
             frame: positions and mask, shared by all layers.
             values_BTE: embeddings to be added to the values, (B, T, K x C), where this layer has them.
             cache: keys and values of earlier positions; those of `x_BTD` are added to it.
+            wanted_BQ: positions that gather; None: all.
         """
         B, T, D = x_BTD.shape
-        query = self.query(x_BTD).view(B, T, self.heads, self.channels)
+        asked = frame if wanted_BQ is None else narrowed(frame, wanted_BQ)
+        asking = x_BTD if wanted_BQ is None else pick(x_BTD, wanted_BQ)
+        query = self.query(asking).view(B, -1, self.heads, self.channels)
         key = self.key(x_BTD).view(B, T, self.groups, self.channels)
         value = self.value(x_BTD).view(B, T, self.groups, self.channels)
         if self.value_gate is not None and values_BTE is not None:
             gate = 2 * torch.sigmoid(self.value_gate(x_BTD[..., : self.gate_channels]))
             value = value + gate[..., None] * values_BTE.view(B, T, self.groups, self.channels).to(value.dtype)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if frame.rotation is not None:
-            query, key = rotate(query, *frame.rotation), rotate(key, *frame.rotation)
+        if cache is not None and self.query_norm is not None and not list(self.query_norm.parameters()):
+            # A norm without parameters and a rotation are the same for both: in generation each call counts.
+            joined = self.query_norm(torch.cat((query, key), dim=2))
+            joined = joined if frame.rotation is None else rotate(joined, *frame.rotation)
+            query, key = joined[:, :, : self.heads], joined[:, :, self.heads :]
+        else:
+            if self.query_norm is not None and self.key_norm is not None:
+                query, key = self.query_norm(query), self.key_norm(key)
+            if frame.rotation is not None and asked.rotation is not None:
+                query, key = rotate(query, *asked.rotation), rotate(key, *frame.rotation)
         if cache is not None and frame.slots is not None:
             key, value = cache.extend(key, value, frame.slots, frame.used)
         dropout = self.dropout if self.training else 0.0
         gathered = attend(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), frame.mask, dropout, self.bounded
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), asked.mask, dropout, self.bounded
         )
-        mixed: Tensor = self.output(gathered.transpose(1, 2).reshape(B, T, D))
+        mixed: Tensor = self.output(gathered.transpose(1, 2).reshape(B, -1, D))
         return mixed
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from groundup.model.attention import Attention
 from groundup.model.feedforward import FeedForward
+from groundup.model.frame import pick
 from groundup.model.norm import Norm
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class Block(nn.Module):
         frame: Frame,
         values_BTE: Tensor | None = None,
         cache: LayerCache | None = None,
+        wanted_BQ: Tensor | None = None,
     ) -> Tensor:
-        """The stream behind this layer.
+        """The stream behind this layer, (B, T, D), or (B, Q, D) at the positions that are wanted.
 
         Args:
             x_BTD: the stream, (B, T, D).
@@ -51,11 +53,13 @@ class Block(nn.Module):
             frame: positions and mask.
             values_BTE: value embeddings of this layer, if it has them.
             cache: of this layer, in generation.
+            wanted_BQ: positions that are wanted; None: all.
         """
         if self.mix is not None:
             x_BTD = self.mix[0] * x_BTD + self.mix[1] * first_BTD
-        x_BTD = x_BTD + self._drop(self.attention(self.attention_norm(x_BTD), frame, values_BTE, cache))
+        gathered = self.attention(self.attention_norm(x_BTD), frame, values_BTE, cache, wanted_BQ)
+        x_BTD = (x_BTD if wanted_BQ is None else pick(x_BTD, wanted_BQ)) + self._drop(gathered)
         return x_BTD + self._drop(self.feedforward(self.feedforward_norm(x_BTD)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.training)
+        return functional.dropout(x, self.dropout, self.training) if self.training else x

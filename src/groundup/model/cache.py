@@ -24,9 +24,13 @@ class LayerCache:
 
     def extend(self, key: Tensor, value: Tensor, slots_BT: Tensor, used: int) -> tuple[Tensor, Tensor]:
         """Store (B, T, K, C) keys and values in their slots; return those of the first `used` slots, likewise."""
-        rows = torch.arange(key.shape[0], device=key.device)[:, None]
-        self.keys[rows, slots_BT] = key.to(self.keys.dtype)
-        self.values[rows, slots_BT] = value.to(self.values.dtype)
+        if len(key) == 1:  # a row alone has no padding, and its slots are one stretch
+            self.keys[:, used - key.shape[1] : used] = key
+            self.values[:, used - key.shape[1] : used] = value
+        else:
+            rows = torch.arange(len(key), device=key.device)[:, None]
+            self.keys[rows, slots_BT] = key.to(self.keys.dtype)
+            self.values[rows, slots_BT] = value.to(self.values.dtype)
         return self.keys[:, :used].to(key.dtype), self.values[:, :used].to(value.dtype)
 
 
@@ -41,6 +45,7 @@ class Cache:
         size: tokens that a row can hold.
         lengths: (B,) int64, tokens read in each row.
         previous: (B, D), embedding of each row's last token, where the trunk shifts tokens.
+        rotation: of every position that a row can hold, once it is known.
     """
 
     def __init__(self, config: Config, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -52,6 +57,7 @@ class Cache:
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
         self.previous = torch.zeros(batch, config.width if config.shift else 0, device=device, dtype=dtype)
         self.size = length
+        self.rotation: tuple[Tensor, Tensor] | None = None
 
     def put(self, rows: Tensor, other: Cache) -> None:
         """Replace the rows with these numbers by all the rows of another cache of the same network."""

@@ -51,6 +51,10 @@ class Decoder:
     shift: bool = option(False, "each embedding takes up a gated share of the token before; width numbers")
     init: str = option("modern", "how weights begin (see groundup.model.initialise)", choices=("modern", "gpt2"))
     init_std: float | None = option(None, "init=gpt2: standard deviation; null: 0.02", above=0)
+    init_from: str | None = option(
+        None, "begin with the weights of this folder, ours or Hugging Face's; its shape is taken too", identity=False
+    )
+    init_hash: str | None = option(None, "of these weights; filled in")
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

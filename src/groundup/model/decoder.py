@@ -13,7 +13,7 @@ from groundup.model.block import Block
 from groundup.model.cache import Cache
 from groundup.model.count import GATE_CHANNELS
 from groundup.model.frame import Frame
-from groundup.model.head import Head
+from groundup.model.head import IGNORED, PIECE, Head
 from groundup.model.initialise import initialise
 from groundup.model.norm import Norm
 
@@ -59,15 +59,21 @@ class Trunk(nn.Module):
         self.norm = Norm(config, config.width)
 
     def forward(
-        self, tokens_BT: Tensor, frame: Frame, cache: Cache | None = None, last_B: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        frame: Frame,
+        cache: Cache | None = None,
+        last_B: Tensor | None = None,
+        wanted_BQ: Tensor | None = None,
     ) -> Tensor:
-        """The stream behind the last norm, (B, T, D).
+        """The stream behind the last norm, (B, T, D), or (B, Q, D) at the positions that are wanted.
 
         Args:
             tokens_BT: ids, (B, T) int64.
             frame: positions and mask.
             cache: in generation, the state to go on from; it is brought forward.
             last_B: in generation, the index of each row's last real token.
+            wanted_BQ: positions that are wanted; the last block then works for them alone. None: all.
         """
         x_BTD = self.embedding(tokens_BT)
         if self.positions is not None:
@@ -81,11 +87,14 @@ class Trunk(nn.Module):
                 cache.previous = unshifted_BTD[torch.arange(len(tokens_BT), device=x_BTD.device), last_B].to(
                     cache.previous.dtype
                 )
-        x_BTD = functional.dropout(x_BTD, self.dropout, self.training)
+        if self.training:
+            x_BTD = functional.dropout(x_BTD, self.dropout)
         first_BTD = x_BTD
+        last = str(len(self.blocks) - 1)
         for name, block in self.blocks.items():
             values_BTE = self.values[name](tokens_BT) if name in self.values else None
-            x_BTD = block(x_BTD, first_BTD, frame, values_BTE, None if cache is None else cache.layers[int(name)])
+            layer = None if cache is None else cache.layers[int(name)]
+            x_BTD = block(x_BTD, first_BTD, frame, values_BTE, layer, wanted_BQ if name == last else None)
         normed: Tensor = self.norm(x_BTD)
         return normed
 
@@ -186,6 +195,56 @@ class Decoder(nn.Module):
             logits_BV: Tensor = self.head(last_BD, tied=self._tied)
         cache.lengths = cache.lengths + counts_B
         return logits_BV
+
+    @torch.no_grad()
+    def likelihoods(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor,
+        branches_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """How likely targets are and whether they are the likeliest ids; logits are made for them alone.
+
+        Never compiled, since no two calls need be of one shape, and without gradient.
+
+        Args:
+            tokens_BT: ids, (B, T) int64; padding stands on the right.
+            targets_BT: id to be predicted at each position, int64; -100: none.
+            branches_BT: number of each token's branch, 0 for what all branches of its row begin with: a token sees
+                that beginning and its own branch. None: a row is one text. See `reads_branches`.
+            positions_BT: position of each token, where rows have branches.
+
+        Returns:
+            Of the N targets, row by row: negative log-likelihoods in nats, (N,) fp32, and whether no id is likelier,
+            (N,) bool.
+        """
+        with torch.compiler.set_stance("force_eager"):
+            if branches_BT is None or positions_BT is None:
+                frame = frames.window(self.config, tokens_BT, None, None, self._dtype)
+            else:
+                frame = frames.branched(self.config, branches_BT, positions_BT, self._dtype)
+            has_BT = targets_BT != IGNORED
+            # The targeted positions of each row, in their order, and others where it has fewer than the most.
+            wanted_BQ = (~has_BT).int().argsort(dim=1, stable=True)[:, : int(has_BT.sum(dim=1).max())]
+            has_BQ = has_BT.gather(1, wanted_BQ)
+            x_ND = self.trunk(tokens_BT, frame, wanted_BQ=wanted_BQ)[has_BQ]
+            targets_N = targets_BT.gather(1, wanted_BQ)[has_BQ]
+            rows = max(1, PIECE.get(x_ND.device.type, PIECE["cuda"]) // self.vocabulary)
+            nll, greedy = [], []
+            for start in range(0, max(1, len(x_ND)), rows):
+                logits, targets = (
+                    self.head(x_ND[start : start + rows], tied=self._tied).float(),
+                    targets_N[start : start + rows],
+                )
+                nll.append(functional.cross_entropy(logits, targets, reduction="none"))
+                greedy.append(logits.argmax(dim=-1) == targets)
+        return torch.cat(nll), torch.cat(greedy)
+
+    @property
+    def reads_branches(self) -> bool:
+        """Whether `likelihoods` takes rows with branches."""
+        return not self.config.shift
 
     @property
     def _tied(self) -> Tensor | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn import functional
 
+from groundup.model.linear import Linear
+
 if TYPE_CHECKING:
     from groundup.model.config import Decoder as Config
 
@@ -21,10 +23,10 @@ class FeedForward(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.activation = config.activation
-        self.up = nn.Linear(config.width, config.feedforward, bias=config.bias)
+        self.up = Linear(config.width, config.feedforward, bias=config.bias)
         gated = config.activation == "swiglu"
-        self.gate = nn.Linear(config.width, config.feedforward, bias=config.bias) if gated else None
-        self.down = nn.Linear(config.feedforward, config.width, bias=config.bias)
+        self.gate = Linear(config.width, config.feedforward, bias=config.bias) if gated else None
+        self.down = Linear(config.feedforward, config.width, bias=config.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""

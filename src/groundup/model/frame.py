@@ -57,6 +57,26 @@ def window(
     return Frame(positions, _rotation(config, positions, dtype), mask, joined)
 
 
+def pick(x_BTD: Tensor, wanted_BQ: Tensor) -> Tensor:
+    """The vectors (B, Q, D) at some positions of each row."""
+    return x_BTD.gather(1, wanted_BQ[..., None].expand(-1, -1, x_BTD.shape[2]))
+
+
+def narrowed(frame: Frame, wanted_BQ: Tensor) -> Frame:
+    """The frame of the queries at some positions of each row, over the keys of all."""
+    rows_B1 = torch.arange(len(wanted_BQ), device=wanted_BQ.device)[:, None]
+    rotation = frame.rotation
+    if rotation is not None:
+        cosine, sine = (table if table.dim() == 4 else table[rows_B1, wanted_BQ] for table in rotation)
+        rotation = (cosine[wanted_BQ], sine[wanted_BQ]) if frame.positions.dim() == 1 else (cosine, sine)
+    if frame.mask is None:
+        keys_T = torch.arange(frame.positions.shape[-1], device=wanted_BQ.device)
+        mask = (keys_T <= wanted_BQ[..., None])[:, None]
+    else:
+        mask = frame.mask[:, 0][rows_B1, wanted_BQ][:, None]
+    return Frame(frame.positions, rotation, mask)
+
+
 def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.dtype) -> Frame:
     """The frame of new tokens behind cached ones: a query sees the slots up to its own position.
 
@@ -78,7 +98,30 @@ def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.
     positions_BT = (cache.lengths[:, None] + offsets).clamp(max=limit - 1)
     slots_BT = torch.where(offsets < counts_B[:, None], positions_BT, cache.size)
     mask = torch.arange(used, device=counts_B.device) <= positions_BT[:, None, :, None]
-    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask, slots=slots_BT, used=used)
+    if cache.rotation is None:
+        cache.rotation = _rotation(config, torch.arange(limit, device=counts_B.device), dtype)
+    rotation = None if cache.rotation is None else (cache.rotation[0][positions_BT], cache.rotation[1][positions_BT])
+    return Frame(positions_BT, rotation, mask, slots=slots_BT, used=used)
+
+
+def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype) -> Frame:
+    """The frame of rows that hold one beginning and several ways to go on from it, side by side.
+
+    Args:
+        config: the network.
+        branches_BT: 0 for the beginning, else the number of a token's branch: it sees the beginning and its own
+            branch, up to itself.
+        positions_BT: position of each token; branches all count on from the beginning.
+        dtype: of the network's parameters.
+
+    Raises:
+        ValueError: the network takes up a share of the token before, which here may be another branch's.
+    """
+    if config.shift:
+        raise ValueError("a network that shifts tokens reads no branches")
+    seen_BT, own_BT = branches_BT[:, None, None, :], branches_BT[:, None, :, None]
+    mask = ((seen_BT == 0) | (seen_BT == own_BT)).tril()
+    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask)
 
 
 def _rotation(config: Config, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from groundup.model.linear import linear
 
 if TYPE_CHECKING:
     from groundup.model.config import Decoder as Config
@@ -57,7 +58,7 @@ class Head(nn.Module):
         weight_VD = self.weight if tied is None else tied
         assert weight_VD is not None
         if targets_BT is None:
-            return cap(functional.linear(x_BTD, weight_VD), self.softcap)
+            return cap(linear(x_BTD, weight_VD), self.softcap)
         x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
         nll_N, log_z_N = cast(Any, Likelihood).apply(x_ND, weight_VD, targets_N, self.softmax, self.gradient)
         return nll_N.view_as(targets_BT), log_z_N.view_as(targets_BT)

@@ -40,5 +40,20 @@ class Norm(nn.Module):
             return (functional.layer_norm(x, self.shape, eps=self.eps) + self.bias).to(x.dtype)
         if self.centred:
             return functional.layer_norm(x, self.shape, self.weight, self.bias, self.eps).to(x.dtype)
-        normed = functional.rms_norm(x, self.shape, eps=self.eps)
+        normed = self._by_length(x) if _alone(x) else functional.rms_norm(x, self.shape, eps=self.eps)
         return normed if self.weight is None else (normed * self.weight).to(x.dtype)
+
+    def _by_length(self, x: Tensor) -> Tensor:
+        """The same through a vector's length: half the calls of torch's own, which in generation are what counts."""
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * (length.square_().div_(self.shape[0]).add_(self.eps)).rsqrt_()
+
+
+def _alone(x: Tensor) -> bool:
+    """Whether vectors are few, in full precision and without gradients, on a CPU."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_grad_enabled()
+        and x.numel() <= 1 << 16
+    )
