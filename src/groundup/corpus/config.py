@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.config.schema import group, option, schema
-from groundup.core.errors import ConfigError
+from groundup.core.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from groundup.corpus.chain import Step
@@ -102,6 +102,31 @@ class Parquet:
         from groundup.corpus.parquet import Parquet as Built
 
         return Built(_paths(self.path), self.column)
+
+
+@schema("source", "hub")
+class Hub:
+    """A data set of Hugging Face's hub, through the package `datasets`."""
+
+    path: str = option(doc="its name, as HuggingFaceFW/fineweb-edu, or a form (json, parquet) with files")
+    part: str | None = option(None, "which of its parts, where it has several")
+    split: str = option("train", "which split")
+    column: str = option("text", "the column that holds the text")
+    files: list[str] = option([], "files to read, where path is a form or the data set has many")
+    revision: str | None = option(None, "commit or tag; null: the newest, and then what is there may change")
+    streaming: bool = option(False, "read over the network each time, and keep no copy")
+    documents: int | None = option(None, "the first so many at most", at_least=1)
+
+    def build(self) -> Source:
+        """The source.
+
+        Raises:
+            ConfigError: `datasets` is not installed.
+        """
+        require("datasets", "path", "datasets")
+        from groundup.corpus.hub import Hub as Built
+
+        return Built(self)
 
 
 @schema("step", "unicode")

@@ -21,6 +21,7 @@ from groundup.core.errors import UserError
 from groundup.core.keyed import derive
 from groundup.core.progress import Progress
 from groundup.data.step import Batch, Step
+from groundup.model.load import load
 from groundup.tokenizer.protocol import Tokenizer
 
 
@@ -131,6 +132,9 @@ class Objective(lightning.LightningModule):
         for name, config in self.net_configs.items():
             torch.manual_seed(derive(self.setting.seed, "initialise", name))
             self.nets[name] = config.build()
+            begun_with = getattr(config, "init_from", None)  # a plugin's network need not know of it
+            if begun_with is not None and self.progress.steps == 0:
+                self.nets[name].load_state_dict(load(Path(begun_with)).state_dict(), strict=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over all trainable parameters; compilation waits until the nets stand on their device."""
@@ -198,7 +202,7 @@ class Objective(lightning.LightningModule):
             nats, count, tokens = strategy.sum_over_ranks(sums).tolist()
             tallies[self.setting.sources[number]] = Tally(nats, int(count), int(tokens))
         self.validation = per_source(tallies)
-        if self.trainer.state.fn == "fit":
+        if self.trainer.state.fn == "fit" or self.progress.steps == 0:
             self.write({f"held_out/{name}": value for name, value in self.validation.items()})
 
     # Parts

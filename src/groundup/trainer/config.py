@@ -25,5 +25,6 @@ class Trainer:
     validate_every: int | None = option(
         250, "optimizer steps between looks at held-out text; off: only at the end", at_least=1
     )
+    validate_first: bool = option(False, "look at held-out text before the first step too, to see what is forgotten")
     batches: int | None = option(None, "train on no more than so many different steps, over and over", at_least=1)
     profile: bool = option(False, "write a trace of the first steps to the run folder's profile/")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from groundup.callback.checkpoint import CALLBACK
 from groundup.callback.tensors import read_all
@@ -29,17 +31,28 @@ def export(checkpoint: Path, model: Any, tokenizer: Path, folder: Path) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    tensors = {name: value for name, value in read_all(checkpoint).items() if not name.startswith(OPTIMIZER)}
-    net = f"{NETS}model."
-    weights = {name.removeprefix(net): value for name, value in tensors.items() if name.startswith(net)}
-    averaged = f"{CALLBACK}ema/model."
-    weights.update({name.removeprefix(averaged): value for name, value in tensors.items() if name.startswith(averaged)})
+    weights = weights_of(checkpoint)
     with torch.device("meta"):
         net = model.build()
     net.load_state_dict(weights, strict=True, assign=True)
+    if hasattr(model, "init_from"):
+        model = replace(model, init_from=None, init_hash=None)  # where it began is the run's story
     save(net, model, folder)
     if tokenizer.resolve() != (folder / "tokenizer").resolve():
         try:
             shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
         except OSError as error:
             raise storage_error(folder / "tokenizer", error) from error
+
+
+def weights_of(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by the net's names: the averaged ones where there are some, else the trained ones.
+
+    Args:
+        checkpoint: a verified `step-N` folder.
+    """
+    tensors = {name: value for name, value in read_all(checkpoint).items() if not name.startswith(OPTIMIZER)}
+    net, averaged = f"{NETS}model.", f"{CALLBACK}ema/model."
+    weights = {name.removeprefix(net): value for name, value in tensors.items() if name.startswith(net)}
+    weights.update({name.removeprefix(averaged): value for name, value in tensors.items() if name.startswith(averaged)})
+    return weights

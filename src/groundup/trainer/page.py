@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from groundup.core.report import Report, duration, quantity
+from groundup.core.report import Cell, Report, duration, quantity
 
 Figures = Mapping[str, Any]
 
@@ -79,12 +79,15 @@ def _held_out(report: Report, figures: Figures) -> None:
         "which do not depend on the tokenizer."
     )
     sizes = {row["source"]: row for row in figures["data"] if row["split"] == "held_out"}
-    rows = []
+    before = figures["held_out_first"]
+    rows: list[list[Cell]] = []
     for name, value in sorted(figures["held_out"].items(), key=lambda item: item[0] == "all"):
         size = sizes.get(name)
-        cells = [size["documents"], quantity(size["bytes"])] if size else [None, None]
-        rows.append([name, f"{value:.4f}", *cells])
-    report.table(["source", "bits per byte", "documents held out", "bytes held out"], rows)
+        first: list[Cell] = [f"{before[name]:.4f}" if name in before else None] if before else []
+        cells: list[Cell] = [size["documents"], quantity(size["bytes"])] if size else [None, None]
+        rows.append([name, *first, f"{value:.4f}", *cells])
+    header = ["source", *(["before training"] if before else []), "bits per byte"]
+    report.table([*header, "documents held out", "bytes held out"], rows)
 
 
 def _samples(report: Report, figures: Figures) -> None:

@@ -28,6 +28,7 @@ from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
 from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Change, Segment
+from groundup.verb import text
 
 
 @schema("verb", "train")
@@ -65,7 +66,9 @@ class Train:
         """
         if self.sweep is not None:
             raise ConfigError(f"sweep.study={self.sweep.study}", "is a search, not a run", "add --multirun")
+        self._begin()
         manifest = self.data.check()
+        self._check_beginning(manifest)
         if self.model.vocabulary is None:
             self.model.vocabulary = manifest.tokenizer.vocabulary
         elif self.model.vocabulary < manifest.tokenizer.vocabulary:
@@ -89,11 +92,46 @@ class Train:
                 effective.schedule.check(plan[-1].last)
             except ConfigError as error:
                 raise error.under("schedule") from None
+        for name, callback in self.callback.items():
+            if hasattr(callback, "check"):
+                try:
+                    callback.check(self.trainer.validate_every)
+                except ConfigError as error:
+                    raise error.under(f"callback.{name}") from None
         self._check_space()
         keep_freed_memory()  # before torch is imported
         from groundup.trainer.device import device_of
 
         device_of(self.trainer)
+
+    def _begin(self) -> None:
+        """Take the shape of the network whose weights are begun with, and prepare a text that stands for data."""
+        if self._begun_with is not None:
+            from groundup.interop.begin import beginning
+
+            self.model = beginning(self.model, Path(self.runs) / "imported")
+        if text.is_text(self.data.path):
+            self.data.path = str(text.prepared(self.data.path, self._begun_with))
+
+    @property
+    def _begun_with(self) -> str | None:
+        """The folder of the first weights; a plugin's network need not know of such."""
+        found: str | None = getattr(self.model, "init_from", None)
+        return found
+
+    def _check_beginning(self, manifest: Manifest) -> None:
+        """Ids must mean what they meant to the weights."""
+        if self._begun_with is None:
+            return
+        from groundup.tokenizer.load import load
+
+        folder = Path(self._begun_with) / "tokenizer"
+        if load(folder).digest != manifest.tokenizer.digest:
+            raise ConfigError(
+                f"data.path={self.data.path}",
+                "was prepared with another tokenizer than that of the weights in model.init_from",
+                f"prepare it with tokenizer=pretrained tokenizer.path={folder}",
+            )
 
     def plan(self) -> list[Segment]:
         """The run's segments: planned changes, then what `extend_tokens` adds."""
