@@ -24,11 +24,11 @@ $(VENV)/.run: requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+$(VENV)/.dev: requirements-dev.txt requirements-evaluate.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
-$(BENCH)/.done: requirements-bench.txt requirements.txt
+$(BENCH)/.done: requirements-bench.txt requirements-evaluate.txt requirements.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-bench.txt
@@ -47,7 +47,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --durations=25
 
 proof: $(VENV)/.dev $(if $(filter quality,$(PART)),$(BENCH)/.done)
 	$(BIN)/python tests/proofs/run.py $(PART)
@@ -60,6 +60,8 @@ bench: $(BENCH)/.done
 	$(BENCH)/bin/python benchmarks/input.py
 	$(BENCH)/bin/python benchmarks/train_step.py
 	$(BENCH)/bin/python benchmarks/quality.py
+	$(BENCH)/bin/python benchmarks/evaluate.py
+	$(BENCH)/bin/python benchmarks/generate.py
 
 bench-gpu:
 	$(PYTHON) benchmarks/gpu.py

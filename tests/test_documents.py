@@ -42,6 +42,7 @@ SMALL_SWEEP = {
     "trainer.validate_every": "null",
     "callback": "[checkpoint]",
 }
+SMALL_EVALUATE = {"evaluation.limit": "4", "tokens": "8", "trainer.accelerator": "cpu", "trainer.threads": "1"}
 FORCED_SWEEP = {"tokens": "65536", "sweep.trials": "1"}
 """A trial must reach its end, so it is not stopped but short."""
 FINISHED = "python train.py tokens=512 stop_steps=null callback=none"
@@ -74,13 +75,15 @@ def commands(page: Path, *languages: str) -> list[str]:
 RUN = sorted({command for page in PAGES if page.exists() for command in commands(page, "bash")})
 
 
-def shortened(command: str, folder: Path, data: Path) -> list[str]:
+def shortened(command: str, folder: Path, data: Path, run: Path) -> list[str]:
     """A command with what makes it small: settings it does not state itself, and places of its own."""
     words = shlex.split(command)
     if SHOWING & set(words):
         return words
     given = {word.split("=", 1)[0].lstrip("+~") for word in words}
-    if "prepare.py" in words:
+    if "evaluate.py" in words:
+        small, forced = SMALL_EVALUATE, {"run": str(run), "out": str(folder / "evaluation")}
+    elif "prepare.py" in words:
         small, forced = SMALL_PREPARE, {"path": str(folder / "data")}
         if "tokenizer" in given:
             small = {"source": "[topics]"}
@@ -117,7 +120,7 @@ def execute(words: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like the repository's root, with a reader's own texts in it."""
     folder = tmp_path_factory.mktemp("reader")
-    for name in ("train.py", "prepare.py", "conf", "examples"):
+    for name in ("train.py", "prepare.py", "evaluate.py", "conf", "examples"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "texts").mkdir()
     for name, text in sorted(topics.items())[:40]:
@@ -127,16 +130,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
-    """Every command run once, two at a time."""
+    """Every command run once, two at a time; the first trains the model that others evaluate."""
     data = place / "data" / "embedded"
     first = execute(
         shlex.split(f"python prepare.py path={data}") + [f"{k}={v}" for k, v in SMALL_PREPARE.items()], place
     )
     assert first.returncode == 0, first.stderr
-    jobs = [FINISHED, *(command for command in RUN if not command.startswith("make"))]
-    lines = [shortened(command, place / f"job-{number}", data) for number, command in enumerate(jobs)]
+    runs = place / "job-0" / "runs" / "nano"
+    done = {FINISHED: execute(shortened(FINISHED, place / "job-0", data, runs), place)}
+    jobs = [command for command in RUN if not command.startswith("make")]
+    lines = [shortened(command, place / f"job-{number}", data, runs) for number, command in enumerate(jobs, 1)]
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(jobs, pool.map(lambda words: execute(words, place), lines), strict=True))
+        return done | dict(zip(jobs, pool.map(lambda words: execute(words, place), lines), strict=True))
 
 
 @pytest.mark.parametrize("command", [command for command in RUN if not command.startswith("make")])

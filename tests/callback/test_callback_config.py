@@ -23,7 +23,7 @@ def test_every_kind_builds_with_its_defaults(kind: str) -> None:
 def test_averages_come_before_those_who_read_them_and_checkpoints_after_all() -> None:
     built = config.build({kind: KINDS[kind]() for kind in sorted(KINDS, reverse=True)})
     names = [type(callback).__name__.lower() for callback in built]
-    assert names == ["ema", "throughput", "progress", "samples", "curves", "checkpoint"]
+    assert names == ["ema", "throughput", "progress", "samples", "curves", "evaluation", "checkpoint"]
 
 
 def test_a_callback_from_elsewhere_stands_before_the_checkpoint() -> None:

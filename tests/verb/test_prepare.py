@@ -60,6 +60,7 @@ def test_every_document_is_on_its_side_and_nothing_else_is_there(
     assert manifest.tokenizer.digest == load(folder / "tokenizer").digest
     named = {stored.file for stored, _ in manifest.files()}
     others = {"manifest.json", "config.json", "tokenizer/groundup_tokenizer.json"}
+    others |= {stored["file"] for stored in manifest.about["questions"].values()}
     assert set(tree(folder)) == named | others
     assert len(manifest.splits["train"]["stories"].shards) > 1
 

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.config import group, option, schema
-from groundup.core.errors import ConfigError
+from groundup.core.errors import ConfigError, require
+from groundup.evaluation.config import Evaluation as Options
 
 if TYPE_CHECKING:
     from lightning import Callback
 
-group("callback", "what watches a run: progress, speed, samples, averaged weights, curves, checkpoints", many=True)
+group(
+    "callback",
+    "what watches a run: progress, speed, samples, averaged weights, curves, evaluation, checkpoints",
+    many=True,
+)
 
 _FIRST = ("ema", "throughput", "progress", "samples", "curves")
 _LAST = ("checkpoint",)
@@ -101,6 +106,40 @@ class Ema:
         from groundup.callback.ema import Ema
 
         return Ema(self)
+
+
+@schema("callback", "evaluation")
+class Evaluation(Options):
+    """Tasks of lm-eval, asked at validations; see `--help evaluation` for what the keys mean."""
+
+    every: int | None = option(None, "at validations each so many steps; null: at every one", above=0)
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+
+    def check(self, validate_every: int | None) -> None:
+        """See that there is a validation to stand in, and what it takes.
+
+        Raises:
+            ConfigError: it would never be asked, or lm-eval is not installed.
+        """
+        if validate_every is None:
+            raise ConfigError(
+                "every", "tasks are asked at validations, and there are none", "set trainer.validate_every"
+            )
+        if self.every is not None and self.every % validate_every:
+            below = self.every // validate_every * validate_every
+            fits = f"{below} or {below + validate_every}" if below else f"{validate_every}"
+            raise ConfigError(
+                f"every={self.every}", f"is no multiple of trainer.validate_every={validate_every}", f"set it to {fits}"
+            )
+        require("lm_eval", "tasks", "requirements-evaluate.txt")
+
+    def build(self) -> Callback:
+        """The callback."""
+        from groundup.callback.evaluation import Evaluation
+
+        return Evaluation(self)
 
 
 @schema("callback", "curves")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -52,3 +53,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
         return "there are none"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+def require(module: str, where: str, requirements: str) -> None:
+    """See that a package is there which only some users need; it is not imported.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(where, f"needs {module}, which is not installed", f"pip install -r {requirements}")

@@ -242,7 +242,7 @@ def curve_png(path: Path, panels: Sequence[Panel], x_label: str, title: str = ""
         raise ValueError("a picture needs at least one panel")
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    style: Any = {"font.family": _font_families(), "font.size": 9}
+    style: Any = {"font.family": font_families(), "font.size": 9}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # A character no installed font has is drawn as a box; a run must not stop or complain for that.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -254,7 +254,7 @@ def curve_png(path: Path, panels: Sequence[Panel], x_label: str, title: str = ""
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
         if title:
-            figure.suptitle(_literal(title), fontsize=11, fontweight="bold")
+            figure.suptitle(literal(title), fontsize=11, fontweight="bold")
         buffer = io.BytesIO()
         canvas.print_png(buffer, metadata={"Software": ""})  # type: ignore[no-untyped-call]  # theirs
     atomic_write(path, buffer.getvalue())
@@ -275,7 +275,7 @@ _CJK_FONTS = (
 )
 
 
-def _font_families() -> list[str]:
+def font_families() -> list[str]:
     """Latin first, then whichever font with Japanese is installed; naming one that is not would be complained of."""
     from matplotlib.font_manager import fontManager
 
@@ -290,7 +290,7 @@ def _draw(panel: Panel, ax: Any, x_label: str) -> None:
         if panel.smooth and len(x) >= 20:
             ax.plot(*_thinned(x, y), color=color, alpha=0.25, linewidth=0.7)
             y = running_mean(y, max(3, len(y) // 50))
-        ax.plot(*_thinned(x, y), color=color, linewidth=1.5, label=_literal(line.name), marker=marker, markersize=4)
+        ax.plot(*_thinned(x, y), color=color, linewidth=1.5, label=literal(line.name), marker=marker, markersize=4)
     values = [np.asarray(line.y, dtype=float) for line in panel.lines]
     finite = [y[np.isfinite(y)] for y in values]
     if panel.logarithmic and all(np.all(y > 0) for y in finite):
@@ -302,8 +302,8 @@ def _draw(panel: Panel, ax: Any, x_label: str) -> None:
         margin = 0.05 * (high - low) or 0.5
         ax.set_ylim(low - margin, high + margin)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title(_literal(panel.title), fontsize=10, loc="left")
-    ax.set_xlabel(_literal(x_label))
+    ax.set_title(literal(panel.title), fontsize=10, loc="left")
+    ax.set_xlabel(literal(x_label))
     ax.grid(alpha=0.25, linewidth=0.5)
     if len(panel.lines) > 1:
         ax.legend(frameon=False, fontsize=8)
@@ -314,7 +314,7 @@ def _decades(values: Sequence[np.ndarray]) -> float:
     return float(np.log10(every.max() / every.min())) if len(every) else 0.0
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Text in which matplotlib sees no formula."""
     return text.replace("$", r"\$")
 

@@ -118,6 +118,19 @@ def tokenizer_folder(storage: Storage) -> Path:
     return card.parent
 
 
+def held_out_tasks(storage: Storage) -> dict[str, Path]:
+    """The questions that prepare.py made from held-out text: files on this machine by the name of their task.
+
+    Raises:
+        DataError: there are none, or they are damaged.
+    """
+    listed = Manifest.read(storage).about.get("questions")
+    if not listed:
+        what = "holds no questions made from held-out text"
+        raise DataError(storage.describe(""), what, "prepare the data again with fresh=true, or name other tasks")
+    return {name: storage.path(file["file"], file["size"], file["sha256"]) for name, file in listed.items()}
+
+
 def held_out_names(manifest: Manifest) -> list[str]:
     """The sources whose held-out text is long enough to hold a target."""
     return [name for name, holding in manifest.splits.get(HELD_OUT, {}).items() if holding.tokens > 1]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from groundup.core.errors import DataError
-from groundup.core.files import atomic_json
+from groundup.core.files import atomic_json, checksum
 from groundup.shard.storage import Storage, open_storage
 
 NAME = "manifest.json"
@@ -49,6 +49,15 @@ class Stored:
     file: str
     size: int
     sha256: str
+
+    @classmethod
+    def of(cls, folder: Path, file: str) -> Stored:
+        """A file as it stands in a folder.
+
+        Raises:
+            DataError: it is missing or cannot be read.
+        """
+        return cls(file, (folder / file).stat().st_size, checksum(folder / file))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from groundup.callback import curves, samples
-from groundup.callback.history import SPEED, Series, read
+from groundup.callback.history import METRICS, SPEED, Series, read
 from groundup.core.config import to_dict
 from groundup.core.files import atomic_json
 from groundup.data.opening import storage_of
@@ -50,7 +50,7 @@ def write_run_report(folder: Path, recipe: Recipe, outcome: Outcome) -> Path:
         DataError: one of the run's files, or its data, is damaged.
     """
     figures = measure(folder, recipe, outcome)
-    atomic_json(folder / FIGURES, _finite(figures))
+    atomic_json(folder / FIGURES, finite(figures))
     return page(figures, curves.draw(folder)).write(folder)[0]
 
 
@@ -72,6 +72,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "flops_per_token": recipe.model.flops_per_token(),
         "precision": precision,
         "held_out": dict(outcome.held_out),
+        "held_out_first": held_out_first(read(folder / METRICS)),
         "speed": speed_figures(read(folder / SPEED)),
         "samples": sample_figures(samples.read(folder), training_texts(storage, load_tokenizer(folder / "tokenizer"))),
         "compared_share": min(1.0, COMPARED_TOKENS / trained) if trained else 0.0,
@@ -79,6 +80,16 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "config": {**config, "model": to_dict(recipe.model)},
         "segments": [{"first": s.first.steps, "reason": s.reason, "set": s.set} for s in segments],
         "environment": environment(accelerator),
+    }
+
+
+def held_out_first(series: Mapping[str, Series]) -> dict[str, float]:
+    """Held-out bits per byte before the first step, by source; empty where nobody looked."""
+    prefix = "held_out/"
+    return {
+        name.removeprefix(prefix): found.values[0]
+        for name, found in series.items()
+        if name.startswith(prefix) and found.steps[:1] == [0]
     }
 
 
@@ -184,10 +195,10 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with None in the place of numbers that JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and value - value != 0 else value

@@ -95,6 +95,9 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
                 return Outcome(clock, {}, time.monotonic() - begun)
             say(f"segment {number + 1} of {len(segments)} ({segment.reason}): steps {clock.steps} to {last}")
             module, trainer, data = _build(recipe, folder, segments, number, clock, last, source)
+            if recipe.trainer.validate_first and not clock.steps:
+                first = build_trainer(recipe, [], list(trainer.loggers), folder, held_out=True)
+                first.validate(module, datamodule=data, verbose=False)
             trainer.fit(module, datamodule=data)
             clock, source = module.progress, checkpoint.path_of(folder, module.progress.steps)
             if clock.steps < last:  # a callback saw reason to stop
@@ -167,14 +170,30 @@ def _build(
                 source, recipe.trainer.validate_every, lambda reading: segment_list.digest(segments, reading)
             )
     loggers = logger_config.build(recipe.logger, folder, recipe.name, clock)
-    trainer = _trainer(recipe, callbacks, loggers, folder, held_out=recipe.trainer.validate_every is not None)
+    trainer = build_trainer(recipe, callbacks, loggers, folder, held_out=recipe.trainer.validate_every is not None)
     trainer.fit_loop.epoch_loop.batch_progress.total.ready = clock.steps  # so that validation falls on the same steps
     return module, trainer, data
 
 
-def _trainer(
-    recipe: Recipe, callbacks: list[lightning.Callback], loggers: list[Any], folder: Path, held_out: bool
+class Place(Protocol):
+    """Where and how something is computed."""
+
+    strategy: Any
+    trainer: Any
+
+
+def build_trainer(
+    recipe: Place, callbacks: list[lightning.Callback], loggers: list[Any], folder: Path, held_out: bool
 ) -> lightning.Trainer:
+    """Lightning's Trainer as a config asks for it.
+
+    Args:
+        recipe: a verb's config.
+        callbacks: in their order.
+        loggers: where metrics go.
+        folder: for traces.
+        held_out: whether held-out text is looked at.
+    """
     options = recipe.trainer
     accelerator, _ = device_of(options)
     if options.threads:
@@ -215,7 +234,7 @@ def _finish(
     module = effective.objective.build(
         effective.model, effective.optimizer, effective.schedule, _setting(effective, folder, clock, segments[-1].last)
     )
-    trainer = _trainer(recipe, [], [], folder, held_out=True)
+    trainer = build_trainer(recipe, [], [], folder, held_out=True)
     trainer.strategy.barrier()
     module.nets["model"] = load(folder)
     data = StreamModule(effective.data, effective.seed, clock, 0, ranks.rank(), ranks.world())

@@ -12,6 +12,7 @@ from groundup.core.errors import DataError
 from groundup.core.split import HELD_OUT, SPLITS
 from groundup.corpus.document import Document
 from groundup.corpus.reading import Reading, Tally
+from groundup.evaluation.held_out import HeldOutItems
 from groundup.shard.manifest import Holding, dtype_for
 from groundup.shard.writer import Writer
 from groundup.tokenizer.protocol import Ids, Tokenizer
@@ -45,13 +46,17 @@ class Encoding:
         folder: where the shards go.
         shard_tokens: tokens in a shard file before the next begins.
         strict: whether a document that does not come back from its ids is an error.
+        items: is given every held-out document.
     """
 
-    def __init__(self, tokenizer: Tokenizer, folder: Path, shard_tokens: int, strict: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, folder: Path, shard_tokens: int, strict: bool, items: HeldOutItems
+    ) -> None:
         self._tokenizer = tokenizer
         self._folder = folder
         self._shard_tokens = shard_tokens
         self._strict = strict
+        self._items = items
         self.dtype = dtype_for(tokenizer.vocabulary)
         self.rows: list[Row] = []
 
@@ -73,6 +78,8 @@ class Encoding:
                         provenance = {**document.origin, "hash": document.fingerprint}
                         writers[split].add(ids, len(document.text.encode()), provenance)
                         row.tokens[split] += len(ids) + 1
+                        if split == HELD_OUT:
+                            self._items.add(name, document.fingerprint, document.text)
                     if time.perf_counter() - told > TELL_S:
                         told = time.perf_counter()
                         print(f"{name}: {sum(row.tokens.values()):,} tokens after {told - began:.0f} s", flush=True)

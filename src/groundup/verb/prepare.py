@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from groundup.core.errors import ConfigError, DataError, StorageError
 from groundup.core.files import atomic_json, read_json
 from groundup.corpus.document import Source
 from groundup.corpus.reading import Reading
-from groundup.shard.manifest import Manifest, Vocabulary
+from groundup.evaluation.held_out import HeldOutItems
+from groundup.shard.manifest import Manifest, Stored, Vocabulary
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.verb.encode import Encoding, table
 from groundup.verb.staging import CONFIG, MAKER, Standing, staged, standing
@@ -97,11 +99,13 @@ class Prepare:
         tokenizer = self._tokenizer(reading)
         with staged(self.folder) as place:
             tokenizer.save(place / "tokenizer")
-            encoding = Encoding(tokenizer, place, self.shard_tokens, self.lossless == "error")
+            items = HeldOutItems(self.seed)
+            encoding = Encoding(tokenizer, place, self.shard_tokens, self.lossless == "error", items)
             holdings = encoding.run(reading)
+            questions = {Path(name).stem: asdict(Stored.of(place, name)) for name in items.write(place)}
             atomic_json(place / CONFIG, self._record(stamps))
             vocabulary = Vocabulary(tokenizer.digest, tokenizer.vocabulary, tokenizer.end, encoding.dtype)
-            Manifest(vocabulary, holdings, {"name": self.name}).write(place)
+            Manifest(vocabulary, holdings, {"name": self.name, "questions": questions}).write(place)
         for line in table(encoding.rows, reading.tallies):
             print(line)
         print(f"prepared {self.folder} in {time.perf_counter() - began:.1f} s ({tokenizer.vocabulary:,} ids)")

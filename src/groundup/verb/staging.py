@@ -17,7 +17,7 @@ from groundup.core.files import make_folder, storage_error, sync_folder
 CONFIG, MANIFEST, PARTIAL = "config.json", "manifest.json", ".partial"
 MAKER = "groundup_prepare"
 """The key that marks a data folder's config file, with the version that wrote it."""
-OWN = (CONFIG, "tokenizer", "train", "held_out")
+OWN = (CONFIG, "tokenizer", "train", "held_out", "evaluation")
 """What a data folder holds beside its manifest. The first is there as long as any of the others is."""
 
 

@@ -1,0 +1,216 @@
+"""Tasks by name: lm-eval's own, a user's YAML files, and those that prepare.py made; they are not run here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Kind
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from groundup.core.errors import ConfigError, DataError, nearest
+from groundup.evaluation.held_out import CLOZE, CONTINUATION, NAMES
+
+HELD_OUT = "held_out"
+"""The name that stands for all tasks made by prepare.py."""
+
+FORMS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+
+_MEAN = {"aggregation": "mean", "higher_is_better": True}
+_TASKS: dict[str, dict[str, Any]] = {
+    CLOZE: {
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{context}}",
+        "doc_to_target": "{{' ' + word}}",
+        "metric_list": [
+            {"metric": "acc", **_MEAN},
+            {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
+        ],
+    },
+    CONTINUATION: {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{context}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc", **_MEAN}, {"metric": "acc_norm", **_MEAN}],
+    },
+}
+
+
+class Catalogue:
+    """Everything that can be asked for.
+
+    lm-eval's list of thousands of names takes seconds to read, so it is read where a name is not known without it.
+
+    Args:
+        include: folders of a user's YAML files.
+        data_dir: folder of local data for lm-eval's tasks, or None.
+        held_out: called for the files of the tasks that prepare.py made, by name; where there are none, it raises.
+    """
+
+    def __init__(
+        self, include: Sequence[str], data_dir: str | None, held_out: Callable[[], Mapping[str, Path]]
+    ) -> None:
+        self._include, self._data_dir, self._held_out = list(include), data_dir, held_out
+        self._own: dict[str, Path] | None = None
+        self._manager: Any = None
+        self._complete = False
+
+    def expand(self, names: Sequence[str]) -> list[str]:
+        """The same names with `held_out` replaced by what it stands for.
+
+        Raises:
+            ConfigError: a name that is not known, with the nearest one.
+            DataError: prepare.py made no tasks.
+        """
+        found: list[str] = []
+        for name in names:
+            if name == HELD_OUT:
+                found += self._files()
+            elif name in NAMES:
+                if name not in self._files():
+                    raise DataError(f"evaluation.tasks={name}", "there is no such question", "leave it out")
+                found.append(name)
+            elif name.endswith((".yaml", ".yml")):
+                if not Path(name).is_file():
+                    raise ConfigError(f"evaluation.tasks={name}", "is not a file", "give the path of a task's YAML")
+                found.append(name)
+            else:
+                if name not in self._index(name):
+                    known = [*self._index(name), HELD_OUT, *NAMES]
+                    close = nearest(name, known)
+                    remedy = close if close.startswith("did you") else "see `lm_eval ls tasks` for the names"
+                    raise ConfigError(f"evaluation.tasks={name}", "is no task of lm-eval", remedy)
+                found.append(name)
+        return found
+
+    def load(self, name: str) -> Any:
+        """A task, group or tag as lm-eval's `TaskManager.load` gives it, with its data.
+
+        Raises:
+            DataError: local data that lacks a split.
+            Exception: whatever lm-eval, `datasets` or a task's own code raises where it cannot be loaded.
+        """
+        if name in NAMES:
+            return self._manage().load([{"task": name, **_made(self._files()[name]), **_TASKS[name]}])
+        if name.endswith((".yaml", ".yml")):
+            if "group" in load_yaml(name, resolve_func=False):
+                self._index("")  # its members may be lm-eval's own
+            return self._manage().load([name])
+        index = self._index(name)
+        if self._data_dir is not None:
+            for leaf in set(_leaves(name, index)):
+                self._localise(leaf, index)
+        return self._manager.load([name])
+
+    def _files(self) -> dict[str, Path]:
+        if self._own is None:
+            self._own = dict(self._held_out())
+        return self._own
+
+    def _manage(self) -> Any:
+        if self._manager is None:
+            self._manager = TaskManager(include_path=self._include or None, include_defaults=False)
+        return self._manager
+
+    def _index(self, name: str) -> dict[str, Any]:
+        """The list in which a name stands: the user's own alone where that is enough."""
+        found: dict[str, Any] = self._manage().task_index
+        if (name not in found or found[name].kind is Kind.GROUP) and not self._complete:
+            found |= {known: entry for known, entry in _packaged().items() if known not in found}
+            self._complete = True
+        return found
+
+    def _localise(self, name: str, index: dict[str, Any]) -> None:
+        """Let a task read local files, where the data folder has some for it."""
+        entry = index[name]
+        if entry.yaml_path is None:
+            return
+        config = load_yaml(entry.yaml_path, resolve_func=True)
+        source = str(config.get("dataset_path") or "")
+        if not source or source in FORMS.values():
+            return
+        folder = _folder(Path(str(self._data_dir)), name, source, config.get("dataset_name"))
+        if folder is None:
+            return
+        splits = {config[key] for key in SPLITS if config.get(key)}
+        files = {split: found for split in splits if (found := _split_files(folder, split))}
+        needed = config.get("test_split") or config.get("validation_split")
+        if needed not in files:
+            what = f"has no file for the split {needed} of {name}"
+            raise DataError(str(folder), what, f"put {needed}.jsonl, .csv or .parquet there")
+        examples = ("training_split", "validation_split", "fewshot_split")
+        for key in examples:
+            if config.get(key) not in files:
+                config[key] = None
+        if not any(config[key] for key in examples):
+            config["fewshot_split"] = needed  # so that no question is its own example
+        form = next(form for end, form in FORMS.items() if files[needed][0].endswith(end))
+        config |= {"dataset_path": form, "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+        index[name] = dataclasses.replace(entry, yaml_path=None, cfg=config)
+
+
+@functools.cache
+def _packaged() -> dict[str, Any]:
+    """lm-eval's own list, read once."""
+    found: dict[str, Any] = TaskManager().task_index
+    return found
+
+
+def read_items(path: Path) -> list[dict[str, Any]]:
+    """The questions of a file of JSON lines.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise DataError(str(path), f"cannot be read ({error})", "prepare the data again with fresh=true") from None
+
+
+def _made(path: Path) -> dict[str, Any]:
+    """What the configs of prepare.py's tasks have in common."""
+
+    def dataset(**_: Any) -> Any:
+        return {"test": datasets.Dataset.from_list(read_items(path))}
+
+    return {"custom_dataset": dataset, "test_split": "test", "num_fewshot": 0, "metadata": {"version": 1.0}}
+
+
+def _leaves(name: str, index: Mapping[str, Any]) -> Iterator[str]:
+    """The tasks that a name stands for, as far as they have names of their own."""
+    entry = index.get(name)
+    if entry is None:
+        return
+    if entry.kind is Kind.TAG:
+        for tagged in entry.tags:
+            yield from _leaves(tagged, index)
+    elif entry.kind is Kind.GROUP:
+        for member in (entry.cfg or {}).get("task") or []:
+            called = member if isinstance(member, str) else member.get("task", member.get("group"))
+            if isinstance(called, str) and called != name:
+                yield from _leaves(called, index)
+    else:
+        yield name
+
+
+def _folder(root: Path, task: str, source: str, part: Any) -> Path | None:
+    """Where the data of a task may stand: by the task's name, or by its data set's."""
+    last = source.rsplit("/", 1)[-1]
+    names = [task, *([f"{last}/{part}"] if part else []), last]
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _split_files(folder: Path, split: str) -> list[str]:
+    """The files of a split: one by its name, or parts as Hugging Face's hub names them."""
+    whole = [folder / f"{split}{end}" for end in FORMS if (folder / f"{split}{end}").is_file()]
+    parts = sorted(path for end in FORMS for path in folder.glob(f"{split}-*{end}"))
+    return [str(path) for path in (whole[:1] or parts)]

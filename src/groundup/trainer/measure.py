@@ -1,0 +1,212 @@
+"""What a model is worth, measured: held-out text, tasks and samples, inside one validation of Lightning's Trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from groundup.callback.config import Evaluation as Asking
+from groundup.core import ranks
+from groundup.core.config import from_dict
+from groundup.core.errors import ConfigError, DataError
+from groundup.core.files import atomic_json
+from groundup.data.config import Shards
+from groundup.data.module import StreamModule
+from groundup.data.opening import held_out_names, held_out_tasks, storage_of
+from groundup.evaluation.page import page
+from groundup.generation import Options, sample, stream
+from groundup.objective.base import Setting
+from groundup.shard.manifest import Manifest
+from groundup.trainer.console import say
+from groundup.trainer.device import device_of
+from groundup.trainer.opening import Opened
+from groundup.trainer.report import environment, finite
+from groundup.trainer.run import build_trainer, quiet
+
+FIGURES = "evaluation.json"
+
+
+class Asked(Protocol):
+    """What is read of the evaluate verb's config."""
+
+    data_path: str | None
+    evaluation: Any
+    prompt: str
+    prompts: list[str]
+    tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    strategy: Any
+    trainer: Any
+
+
+def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
+    """Every figure of the report, as plain values; each task's as soon as it is there also in a file.
+
+    Args:
+        opened: the model.
+        asked: the verb's config.
+        folder: for the file.
+
+    Raises:
+        ConfigError: a task that is not known, or a context longer than the model's.
+        DataError: data that is asked for and missing or damaged.
+    """
+    quiet()
+    if asked.evaluation.context is not None and asked.evaluation.context > opened.net.context:
+        where = f"evaluation.context={asked.evaluation.context}"
+        raise ConfigError(
+            where, f"is longer than the model's {opened.net.context} positions", "shorten or leave it out"
+        )
+    if asked.evaluation.tasks and not hasattr(opened.net, "likelihoods"):
+        what = "ask a network for likelihoods, and this one gives none"
+        raise ConfigError("evaluation.tasks", what, "give evaluation.tasks=[]")
+    if asked.trainer.threads:
+        torch.set_num_threads(asked.trainer.threads)
+    accelerator, precision = device_of(asked.trainer)
+    found: dict[str, Any] = {
+        "name": opened.name,
+        "run": str(opened.folder),
+        "weights": opened.weights,
+        "steps": opened.progress.steps,
+        "tokens": opened.progress.tokens,
+        "parameters": sum(parameter.numel() for parameter in opened.net.parameters()),
+        "precision": precision,
+        "environment": environment(accelerator),
+        "held_out": {},
+        "results": [],
+        "samples": [],
+    }
+
+    def keep(result: dict[str, Any]) -> None:
+        if ranks.rank() == 0:
+            say(line(result))
+            found["results"].append(result)
+            atomic_json(folder / FIGURES, finite(found))
+
+    data = _data(opened, asked)
+    if data is None and any(name.startswith("held_out") for name in asked.evaluation.tasks):
+        where = f"data_path={opened.data.path if opened.data else None}"
+        raise DataError(
+            where, "is not there, and held-out tasks ask for it", "give data_path=FOLDER, or evaluation.tasks=[...]"
+        )
+    found["held_out"] = _validate(opened, asked, data, folder, keep)
+    options = {name: getattr(asked, name) for name in ("tokens", "temperature", "top_k", "top_p", "seed")}
+    if asked.prompts and hasattr(opened.net, "new_cache") and ranks.rank() == 0:
+        texts = sample(opened.net.to(accelerator), opened.tokenizer, asked.prompts, **options)
+        found["samples"] = [{"prompt": p, "text": text} for p, text in zip(asked.prompts, texts, strict=True)]
+    return found
+
+
+def _data(opened: Opened, asked: Asked) -> Shards | None:
+    """The data whose held-out text is measured: what is asked for, or what the model was trained on if it is there."""
+    if asked.data_path is not None:
+        context = opened.net.context
+        shape = {"kind": "shards", "context": context, "batch_tokens": 16 * context}
+        base: Shards = opened.data or from_dict("data", {**shape, "path": asked.data_path})
+        data = dataclasses.replace(base, path=asked.data_path, weights={}, skips=[])
+    elif opened.data is None:
+        return None
+    else:
+        data = opened.data
+    try:
+        manifest = Manifest.read(storage_of(data))
+    except DataError as error:
+        if asked.data_path is not None:
+            raise
+        say(f"note: held-out text is not measured: {error}")
+        return None
+    if manifest.tokenizer.digest != opened.tokenizer.digest:
+        what = "was made with another tokenizer than the model's"
+        raise DataError(
+            f"data_path={data.path}", what, "prepare it with tokenizer=pretrained and the model's tokenizer"
+        )
+    return data
+
+
+def _validate(opened: Opened, asked: Asked, data: Shards | None, folder: Path, keep: Any) -> dict[str, float]:
+    """Held-out bits per byte, and the tasks inside the same validation where there is one."""
+    sources = held_out_names(Manifest.read(storage_of(data))) if data is not None else []
+    setting = Setting(
+        seed=opened.seed,
+        first=opened.progress,
+        total=opened.progress,
+        folder=opened.folder,
+        tokenizer=opened.tokenizer,
+        sources=sources,
+        precision=device_of(asked.trainer)[1],
+    )
+    module = opened.objective.build(opened.model, None, None, setting)
+    module.nets["model"] = opened.net
+    evaluation = _evaluation(asked, keep)
+    if data is not None and sources:
+        text = StreamModule(data, opened.seed, opened.progress, 0, ranks.rank(), ranks.world())
+        trainer = build_trainer(asked, [evaluation] if evaluation else [], [], folder, held_out=True)
+        trainer.validate(module, datamodule=text, verbose=False)
+        return dict(module.validation)
+    if evaluation is not None:  # Lightning validates nothing where there is no held-out text
+        module.to(device_of(asked.trainer)[0])
+        evaluation.prepare(module, lambda: held_out_tasks(storage_of(data)) if data is not None else {})
+        evaluation.ask(module)
+    return {}
+
+
+def _evaluation(asked: Asked, keep: Any) -> Any:
+    """The callback that asks the tasks; None where there are none."""
+    if not asked.evaluation.tasks:
+        return None
+    from groundup.callback.evaluation import Evaluation
+
+    values = {field.name: getattr(asked.evaluation, field.name) for field in dataclasses.fields(asked.evaluation)}
+    return Evaluation(Asking(**{**values, "kind": "evaluation"}), keep, _tell)
+
+
+def write_report(figures: dict[str, Any], folder: Path) -> Path:
+    """Write evaluation.json, evaluation.html, evaluation.md and their pictures.
+
+    Returns:
+        The HTML page.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    atomic_json(folder / FIGURES, finite(figures))
+    return page(figures, folder).write(folder, "evaluation")[0]
+
+
+def write_text(opened: Opened, asked: Asked) -> None:
+    """Print a prompt and, as it comes, what the model writes after it."""
+    if not hasattr(opened.net, "new_cache"):
+        raise ConfigError("task=sample", "asks a network to write, and this one cannot", "give task=report")
+    if asked.trainer.threads:
+        torch.set_num_threads(asked.trainer.threads)
+    accelerator, _ = device_of(asked.trainer)
+    options = Options(
+        tokens=asked.tokens, temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed
+    )
+    print(asked.prompt, end="", flush=True)
+    for piece in stream(opened.net.to(accelerator), opened.tokenizer, asked.prompt, options):
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def line(result: dict[str, Any]) -> str:
+    """A result in the terminal."""
+    shots = f", {result['num_fewshot']} examples" if result["num_fewshot"] else ""
+    if result.get("error"):
+        return f"{result['task']}{shots}: failed: {result['error']}"
+    figures = ", ".join(f"{metric['name']} {metric['value']:.4f}" for metric in result["metrics"])
+    questions = "" if result["questions"] is None else f"{result['questions']} questions, "
+    return f"{result['task']}{shots}: {figures} ({questions}{result['seconds']:.1f} s)"
+
+
+def _tell(done: int, total: int) -> None:
+    """Requests done, on a terminal alone."""
+    if sys.stderr.isatty() and ranks.rank() == 0:
+        print(f"\r{done:,} of {total:,} requests", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -1,0 +1,95 @@
+"""Tasks asked while a run trains: their figures are logged, and the run is bitwise what it is without them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import groundup.verb.prepare
+import groundup.verb.train  # noqa: F401  # they register the groups
+from groundup.core.config.compose import instantiate, store
+from groundup.core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = ["model.layers=1", "model.width=32", "model.heads=2", "model.dropout=0.1"]
+QUICK = ["data.context=64", "data.batch_tokens=512", "tokens=4096", "trainer.compile=false", "trainer.accelerator=cpu"]
+WATCHED = ["trainer.validate_every=2", "trainer.log_every=1"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def composed(verb: str, *overrides: str) -> Any:
+    """The verb's config as the command line would compose it."""
+    store()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return instantiate(compose(verb, overrides=list(overrides)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python's documentation topics."""
+    folder = tmp_path_factory.mktemp("data") / "topics"
+    config = composed("prepare", "source=[topics]", "tokenizer=bytes", "held_out=0.2", f"path={folder}")
+    config.check()
+    config.run()
+    return folder
+
+
+def trained(data: Path, runs: Path, *overrides: str) -> Path:
+    """A run's folder."""
+    config = composed("train", f"data.path={data}", f"runs={runs}", *SHAPE, *QUICK, *WATCHED, *overrides)
+    config.check()
+    config.run()
+    folder: Path = config.folder()
+    return folder
+
+
+def rows(folder: Path) -> list[tuple[str, str, str]]:
+    """The log: step, metric, value."""
+    with (folder / "metrics.csv").open() as file:
+        return [(row["step"], row["name"], row["value"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("averaging", ["checkpoint", "ema,checkpoint"])
+def test_a_run_that_is_evaluated_is_bitwise_the_run_that_is_not(data: Path, tmp_path: Path, averaging: str) -> None:
+    plain = trained(data, tmp_path / "plain", f"callback=[{averaging}]")
+    options = ["callback.evaluation.every=4", "callback.evaluation.limit=5"]
+    asked = trained(data, tmp_path / "asked", f"callback=[{averaging},evaluation]", *options)
+    assert plain.name == asked.name
+    mine = [row for row in rows(asked) if not row[1].startswith("evaluation/")]
+    assert mine == rows(plain)
+    for name in ("weights.safetensors",):
+        one, other = ((folder / name).read_bytes() for folder in (plain, asked))
+        assert hashlib.sha256(one).digest() == hashlib.sha256(other).digest()
+    logged = [(step, name) for step, name, _ in rows(asked) if name.startswith("evaluation/")]
+    assert {step for step, _ in logged} == {"4", "8"}
+    assert {name for _, name in logged} == {
+        "evaluation/held_out_cloze/acc",
+        "evaluation/held_out_cloze/perplexity",
+        "evaluation/held_out_continuation/acc",
+        "evaluation/held_out_continuation/acc_norm",
+    }
+
+
+def test_an_evaluation_that_would_never_come_is_refused(data: Path, tmp_path: Path) -> None:
+    for says, overrides in (
+        ("there are none", ["trainer.validate_every=null"]),
+        ("is no multiple of trainer.validate_every=2; set it to 2 or 4", ["callback.evaluation.every=3"]),
+    ):
+        with pytest.raises(ConfigError, match=says) as caught:
+            trained(data, tmp_path, "callback=[checkpoint,evaluation]", *overrides)
+        assert str(caught.value).startswith("callback.evaluation.every")
