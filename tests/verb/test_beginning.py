@@ -94,6 +94,12 @@ def test_a_text_goes_on_from_the_weights_of_a_run(first: Path, letters: Path, tm
     assert figures[0, "all"] < 8
 
 
+def test_a_plain_text_is_a_paragraph_a_document(first: Path, letters: Path, tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text("\n\n".join(f"Chapter {name}. {text[:300]}" for name, text in topics.items()))
+    run = trained(tmp_path / "runs", *TUNE, f"model.init_from={first}", "data.path=story.txt")
+    assert held_out(run)[0, "text"] > 0
+
+
 def test_weights_of_hugging_face_are_taken_as_they_are(first: Path, letters: Path, tmp_path: Path) -> None:
     export(first, tmp_path / "hf")
     mine = trained(tmp_path / "a", *TUNE, f"model.init_from={first}", "data.path=letters.jsonl")

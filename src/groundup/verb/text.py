@@ -15,6 +15,8 @@ from groundup.verb.prepare import Prepare
 
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text", ".md": "text"}
 PACKED = (".gz", ".zst")
+SOURCE = {"text": {"document": "paragraph"}}
+"""Options of a kind: a file that is one document would leave nothing to hold out."""
 
 
 def is_text(path: str) -> bool:
@@ -47,7 +49,7 @@ def prepared(path: str, begun_with: str | None) -> Path:
     options: dict[str, Any] = {
         "name": folder.name,
         "path": str(folder),
-        "source": {kind: from_dict("source", {"kind": kind, "path": str(file)})},
+        "source": {kind: from_dict("source", {"kind": kind, "path": str(file), **SOURCE.get(kind, {})})},
         "step": {step: from_dict("step", {"kind": step}) for step in ("unicode", "length", "duplicate")},
         "tokenizer": from_dict("tokenizer", {"kind": "pretrained", "path": str(tokenizer)}),
     }
