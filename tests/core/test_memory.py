@@ -21,7 +21,7 @@ def faults():
     numpy.ones(16 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
-print(accepted, faults() < 100)
+print(accepted, faults() < 32)  # with huge pages alone they are 64
 """
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from groundup.core.config import from_dict
-from groundup.generation import sample
+from groundup.generation import Options, sample, write
 from groundup.generation.reader import Reader
 from groundup.model import config as model_config  # noqa: F401  # registers the decoder
 from groundup.tokenizer.byte import Bytes
@@ -68,3 +68,28 @@ def test_a_row_writes_the_same_in_any_company_beyond_the_context_too(net: Any) -
     together = sample(net, Bytes(), prompts, **options)
     assert sample(net, Bytes(), prompts[:1], **options) == together[:1]
     assert sample(net, Bytes(), [prompts[0], "b" * 17, prompts[2]], **options)[2] == together[2]
+
+
+def test_a_step_to_be_compiled_reads_as_any_other(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    draw, tokens = torch.Generator().manual_seed(1), 25
+    rows = [torch.randint(0, 257, (n + tokens,), generator=draw).tolist() for n in (1, 7, 10, 23)]
+    for some in (rows, rows[1:2]):
+        plain, compiled = (Reader(net, [row[:-tokens] for row in some], tokens, compile) for compile in (False, True))
+        logits, other = plain.start(), compiled.start()
+        for step in range(tokens - 1):
+            torch.testing.assert_close(other, logits, rtol=1e-4, atol=1e-4)
+            logits, other = (reader.add([row[step - tokens] for row in some]) for reader in (plain, compiled))
+
+
+def test_answers_of_a_compiled_step_are_those_of_the_plain_one(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    prompts = ["a", "In the beginning", "xyz"]
+    for options in ({"temperature": 0.0}, {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "stop": ("e", "\x00")}):
+        plain, compiled = (
+            write(
+                net, Bytes(), [[256, *prompt.encode()] for prompt in prompts], Options(tokens=12, compile=c, **options)
+            )
+            for c in (False, True)
+        )
+        assert compiled == plain

@@ -14,6 +14,7 @@ from typing_extensions import override
 from groundup.callback import config
 from groundup.callback.throughput import Throughput, throughput
 from groundup.callback.watched import Watched, watched
+from groundup.core.bits import told
 from groundup.core.report import duration, quantity
 
 _LIVE_SECONDS = 1.0
@@ -128,9 +129,7 @@ def describe(module: Watched, speed: Throughput | None, left: float | None) -> s
 
 def describe_validation(steps: int, figures: Mapping[str, float]) -> str:
     """Bits per byte of the held-out text, in one line."""
-    each = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "all")
-    whole = f"{figures['all']:.4f}" if "all" in figures else "–"
-    return f"step {steps}  held-out bits per byte {whole}" + (f"  ({each})" if each else "")
+    return f"step {steps}  {told(figures)}"
 
 
 def _is_live() -> bool:

@@ -43,6 +43,13 @@ def bits_per_byte(nats: float, bytes: int) -> float:
     return nats / (math.log(2) * bytes) if bytes else math.nan
 
 
+def told(figures: Mapping[str, float]) -> str:
+    """Bits per byte of all text and of each source, in a line."""
+    each = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "all")
+    whole = f"{figures['all']:.4f}" if "all" in figures else "–"
+    return f"held-out bits per byte {whole}" + (f"  ({each})" if each else "")
+
+
 def per_source(tallies: Mapping[str, Tally]) -> dict[str, float]:
     """Bits per byte of every source, and of their texts together under the name `all`."""
     figures = {name: tally.bits_per_byte for name, tally in tallies.items()}

@@ -32,6 +32,7 @@ class Evaluation:
     context: int | None = option(None, "positions a request may take up; null: the model's", at_least=2)
     start: bool = option(True, "each text begins with the id between documents, as in training")
     seed: int = option(1234, "of the examples before questions, and of sampled answers", at_least=0)
+    compile: bool = option(False, "compile the step that writes answers; it pays from some thousand tokens on")
     bootstrap: int = option(1000, "draws for standard errors of figures that are no mean; 0: no errors", at_least=0)
 
     def __post_init__(self) -> None:
@@ -65,5 +66,5 @@ def _numbers(given: Any) -> list[int] | None:
         found = []
     if not found or min(found) < 0 or len(set(found)) < len(found):
         what = "is no number of examples, nor a list of different ones"
-        raise ConfigError(f"num_fewshot={given}", what, "give e.g. num_fewshot=5 or 'num_fewshot=[0,5]'")
+        raise ConfigError(f"num_fewshot={given}", what, "give one, as 5, or several, as [0,5]")
     return found

@@ -44,10 +44,14 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval's classes have no ty
         tokenizer: of the model.
         start: texts begin with `tokenizer.end`.
         seed: of sampled answers.
+        compile: compile the step that writes.
     """
 
-    def __init__(self, answers: Answers, tokenizer: Tokenizer, *, start: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self, answers: Answers, tokenizer: Tokenizer, *, start: bool = True, seed: int = 0, compile: bool = False
+    ) -> None:
         super().__init__()
+        self.compile = compile
         self.answers, self.ids, self.start, self.seed = answers, tokenizer, start, seed
         self._encode = lru_cache(maxsize=4096)(tokenizer.encode)
 
@@ -174,6 +178,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval's classes have no ty
             top_k=rest.pop("top_k", None),
             top_p=rest.pop("top_p", None),
             seed=self.seed,
+            compile=self.compile,
             stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),
         )
         if rest:

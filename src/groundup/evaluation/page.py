@@ -30,7 +30,7 @@ def page(figures: Figures, folder: Path) -> Report:
     for result in results:
         if not result.get("error") and result["metrics"] and len(tiles) < 6:
             first = speaking(result)
-            tiles.append((result["task"], f"{first['value']:.3f}", _remark(result, first)))
+            tiles.append((result["task"], shown(first["value"]), _remark(result, first)))
     report.tiles(tiles)
     count = quantity(figures["parameters"])
     report.paragraph(
@@ -43,6 +43,11 @@ def page(figures: Figures, folder: Path) -> Report:
     return report
 
 
+def shown(value: float) -> str:
+    """A figure with four decimals, or four digits where it is large."""
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.4g}"
+
+
 def speaking(result: Figures) -> Figures:
     """The figure that speaks for a task: a share of right answers where it has one."""
     shares = [metric for metric in result["metrics"] if metric["name"].startswith(("acc", "exact"))]
@@ -51,7 +56,8 @@ def speaking(result: Figures) -> Figures:
 
 
 def _remark(result: Figures, metric: Figures) -> str:
-    shots = f"{result['num_fewshot']} examples" if result["num_fewshot"] else "no examples"
+    number = result["num_fewshot"]
+    shots = f"{number} example{'s' if number > 1 else ''}" if number else "no examples"
     chance = f", chance {result['chance']:.3f}" if result.get("chance") and metric["name"].startswith("acc") else ""
     return f"{metric['name']}, {shots}{chance}"
 
@@ -62,8 +68,8 @@ def _held_out(report: Report, held_out: Mapping[str, float], folder: Path) -> No
         report.paragraph("Not measured: there was no data folder.")
         return
     report.paragraph("Bits per UTF-8 byte of documents that were held out; they do not depend on the tokenizer.")
-    rows = [(name, value) for name, value in held_out.items() if name != "all"]
-    report.table(["text", "bits per byte"], [*rows, ("all", held_out["all"])])
+    rows = [(name, f"{value:.4f}") for name, value in held_out.items() if name != "all"]
+    report.table(["text", "bits per byte"], [*rows, ("all", f"{held_out['all']:.4f}")])
     picture = folder / "held_out.png"
     bars_png(picture, [Bar(name, value) for name, value in held_out.items()], "bits per byte")
     report.figure(picture, "Bits per byte by domain.")
@@ -78,8 +84,8 @@ def _tasks(report: Report, results: Sequence[Figures], folder: Path) -> None:
                 result["task"] + (" (mean)" if result["group"] else ""),
                 result["num_fewshot"],
                 metric["name"] if metric["filter"] == "none" else f"{metric['name']}, {metric['filter']}",
-                f"{metric['value']:.4f}",
-                None if metric["stderr"] is None else f"{metric['stderr']:.4f}",
+                shown(metric["value"]),
+                None if metric["stderr"] is None else shown(metric["stderr"]),
                 None if not result["chance"] or not metric["name"].startswith("acc") else f"{result['chance']:.4f}",
                 result["questions"],
                 duration(result["seconds"]),
@@ -87,6 +93,10 @@ def _tasks(report: Report, results: Sequence[Figures], folder: Path) -> None:
             for result in good
             for metric in result["metrics"]
         ]
+        report.paragraph(
+            "`acc` is the share of right answers, `acc_norm` the same with likelihoods divided by the answers' length, "
+            "± one standard error, chance what guessing scores."
+        )
         report.table(["task", "examples", "figure", "value", "±", "chance", "questions", "time"], rows)
         bars = [
             Bar(f"{result['task']}, {result['num_fewshot']}", metric["value"], metric["stderr"], result["chance"])
@@ -119,9 +129,11 @@ def _how(report: Report, figures: Figures) -> None:
         start = "none" if result["start"] is None else f"id {result['start']}"
         batch = f"{result['batch_tokens']} tokens" + (f", {result['batch']} requests" if result["batch"] else "")
         rows += [("batch", batch), ("start token", start), ("context", f"{result['context']:,}")]
-        rows += [("forward passes", result["dtype"]), ("seed", str(result["seed"]))]
+        limit = "all" if result["limit"] is None else f"the first {result['limit']} of each task"
+        rows += [("forward passes", result["dtype"]), ("questions", limit), ("seed of the tasks", str(result["seed"]))]
         rows += [(name, found) for name, found in result["versions"].items() if name in ("lm_eval", "datasets")]
-    report.table(["", ""], rows)
+    sampling = ", ".join(f"{name} {value}" for name, value in figures["sampling"].items() if value is not None)
+    report.table(["", ""], [*rows, ("samples", sampling)])
     hashes = [
         [r["task"], str(r["version"]), r["hash"][:16], r["shortened"]] for r in figures["results"] if r.get("hash")
     ]

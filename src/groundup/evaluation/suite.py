@@ -72,12 +72,13 @@ class Suite:
             A result per task and number of examples: `task`, `group` (it is the mean of its tasks, if true),
             `num_fewshot`, `metrics` (each `name`, `filter`, `value`, `stderr`), `questions`, `chance` (of a multiple
             choice, else None), `version` and `hash` of the task, `seconds`, `shortened` (requests that lost tokens at
-            their left), and how it was asked: `batch`, `batch_tokens`, `start`, `context`, `dtype`, `seed`,
+            their left), and how it was asked: `limit`, `batch`, `batch_tokens`, `start`, `context`, `dtype`, `seed`,
             `versions`. A task that failed has `error` in the place of what it did not give.
         """
         found: list[Result] = []
         asked: set[tuple[Any, ...]] = set()
         how = {
+            "limit": self.options.limit,
             "batch": self.options.batch,
             "batch_tokens": getattr(answers, "batch_tokens", None),
             "start": self.tokenizer.end if self.options.start else None,
@@ -108,7 +109,13 @@ class Suite:
             asked.add(key)
             draw_from(self.options.seed)
             outcome = lm_eval.evaluator.evaluate(
-                Harness(answers, self.tokenizer, start=self.options.start, seed=self.options.seed),
+                Harness(
+                    answers,
+                    self.tokenizer,
+                    start=self.options.start,
+                    seed=self.options.seed,
+                    compile=self.options.compile,
+                ),
                 loaded,
                 limit=self.options.limit,
                 bootstrap_iters=self.options.bootstrap if errors else 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from groundup.model.cache import Cache
     from groundup.model.decoder import Decoder
+
+
+SIZES = 64
+"""A compiled step's cache holds a multiple of so many tokens: each size is compiled anew."""
 
 
 class Reader:
@@ -24,13 +28,16 @@ class Reader:
         net: the network; it should be in eval mode.
         prompts: ids of each row, at least one.
         tokens: how many may be added to each.
+        compile: compile the reading of one more token; the cache's size is then one of few, and rows stay as many.
     """
 
-    def __init__(self, net: Decoder, prompts: Sequence[Sequence[int]], tokens: int) -> None:
+    def __init__(self, net: Decoder, prompts: Sequence[Sequence[int]], tokens: int, compile: bool = False) -> None:
         self.net = net
+        self._step: Callable[..., Tensor] | None = torch.compile(net.step, dynamic=False) if compile else None
         self.device = net.trunk.embedding.weight.device
         self.rows = [list(prompt)[-net.context :] for prompt in prompts]
-        self.room = min(net.context, max(map(len, self.rows)) + tokens)
+        needed = max(map(len, self.rows)) + tokens
+        self.room = min(net.context, -(-needed // SIZES) * SIZES if compile else needed)
         self.cache = net.new_cache(len(self.rows), self.room)
 
     def start(self) -> Tensor:
@@ -45,12 +52,12 @@ class Reader:
         for number in full:
             del self.rows[number][: -max(1, self.net.context // 2)]
         if not full:
-            return self._read([[new] for new in ids], self.cache)
+            return self._next(ids)
         again = self.net.new_cache(len(full), self.room)
         logits_of_full = self._read([self.rows[number] for number in full], again)
         numbers = torch.tensor(full, device=self.device)
         self.cache.lengths[numbers] = 0  # these rows take a token like the others, and are replaced
-        logits_BV = self._read([[new] for new in ids], self.cache)
+        logits_BV = self._next(ids)
         self.cache.put(numbers, again)
         logits_BV[numbers] = logits_of_full
         return logits_BV
@@ -59,6 +66,12 @@ class Reader:
         """Go on with these rows only, in this order."""
         self.rows = [self.rows[number] for number in numbers]
         self.cache.keep(torch.tensor(numbers, device=self.device))
+
+    @torch.no_grad()
+    def _next(self, ids: Sequence[int]) -> Tensor:
+        if self._step is None:
+            return self._read([[new] for new in ids], self.cache)
+        return self._step(torch.tensor(ids, device=self.device), self.cache)
 
     @torch.no_grad()
     def _read(self, rows: Sequence[Sequence[int]], cache: Cache) -> Tensor:

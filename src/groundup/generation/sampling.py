@@ -22,6 +22,8 @@ class Options:
         top_p: choose among the fewest likeliest whose probabilities reach this sum (Holtzman et al. 2020).
         seed: names the noise; a row's noise depends on it, the prompt's number and the position alone.
         stop: texts that end an answer; they are not part of it.
+        compile: compile the step that reads a token, about half a minute for each number of prompts: it pays from some
+            thousand tokens on. Answers are the same but for rounding.
     """
 
     tokens: int = 100
@@ -30,6 +32,7 @@ class Options:
     top_p: float | None = None
     seed: int = 0
     stop: Sequence[str] = ()
+    compile: bool = False
 
 
 def sample(
@@ -106,27 +109,31 @@ def _run(
     modes = [(part, part.training) for part in net.modules()]
     net.eval()
     try:
-        reader = Reader(net, rows, options.tokens)
+        reader = Reader(net, rows, options.tokens, options.compile)
         answers: dict[int, list[int]] = {place: [] for place in range(len(rows))}
-        alive = list(answers)
+        alive, ended = list(answers), set[int]()
         logits_BV = reader.start()
-        while alive:
+        while True:
             draws = [uniform(options.seed, numbers[row], len(answers[row])) for row in alive]
             known_BV = logits_BV[:, : tokenizer.vocabulary]  # a network may have more ids than its tokenizer
             chosen = choose(known_BV, draws, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-            going: list[int] = []
-            for place, (row, token) in enumerate(zip(alive, chosen, strict=True)):
+            for row, token in zip(alive, chosen, strict=True):
+                if row in ended:
+                    continue
                 if token == tokenizer.end:
+                    ended.add(row)
                     continue
                 answers[row].append(token)
                 yield row, token
-                if len(answers[row]) < options.tokens and not _stopped(tokenizer, answers[row], options.stop):
-                    going.append(place)
-            if 0 < len(going) < len(alive):
+                if len(answers[row]) == options.tokens or _stopped(tokenizer, answers[row], options.stop):
+                    ended.add(row)
+            going = [place for place, row in enumerate(alive) if row not in ended]
+            if not going:
+                break
+            if len(going) < len(alive) and not options.compile:  # a compiled step is of so many rows
                 reader.keep(going)
-            alive = [alive[place] for place in going]
-            if alive:
-                logits_BV = reader.add([chosen[place] for place in going])
+                chosen, alive = [chosen[place] for place in going], [alive[place] for place in going]
+            logits_BV = reader.add(chosen)
     finally:
         for part, training in modes:
             part.training = training

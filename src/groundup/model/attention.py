@@ -85,7 +85,7 @@ class Attention(nn.Module):
                 query, key = self.query_norm(query), self.key_norm(key)
             if frame.rotation is not None and asked.rotation is not None:
                 query, key = rotate(query, *asked.rotation), rotate(key, *frame.rotation)
-        if cache is not None and frame.slots is not None:
+        if cache is not None:
             key, value = cache.extend(key, value, frame.slots, frame.used)
         dropout = self.dropout if self.training else 0.0
         gathered = attend(

@@ -22,9 +22,12 @@ class LayerCache:
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
 
-    def extend(self, key: Tensor, value: Tensor, slots_BT: Tensor, used: int) -> tuple[Tensor, Tensor]:
-        """Store (B, T, K, C) keys and values in their slots; return those of the first `used` slots, likewise."""
-        if len(key) == 1:  # a row alone has no padding, and its slots are one stretch
+    def extend(self, key: Tensor, value: Tensor, slots_BT: Tensor | None, used: int) -> tuple[Tensor, Tensor]:
+        """Store (B, T, K, C) keys and values in their slots; return those of the first `used` slots, likewise.
+
+        Without slots they go to the last T of these.
+        """
+        if slots_BT is None:
             self.keys[:, used - key.shape[1] : used] = key
             self.values[:, used - key.shape[1] : used] = value
         else:

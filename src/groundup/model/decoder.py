@@ -196,6 +196,21 @@ class Decoder(nn.Module):
         cache.lengths = cache.lengths + counts_B
         return logits_BV
 
+    def step(self, tokens_B: Tensor, cache: Cache) -> Tensor:
+        """Read one further token of each row and return logits (B, V), as `decode` does, to be compiled.
+
+        It looks at all slots of the cache, so that no shape depends on how many are used, and checks no bounds.
+
+        Args:
+            tokens_B: ids, (B,).
+            cache: with room for one more in each row; it is brought forward.
+        """
+        frame = frames.following(self.config, cache, self._dtype)
+        x_BTD = self.trunk(tokens_B[:, None], frame, cache, torch.zeros_like(cache.lengths))
+        logits_BV: Tensor = self.head(x_BTD[:, 0], tied=self._tied)
+        cache.lengths = cache.lengths + 1
+        return logits_BV
+
     @torch.no_grad()
     def likelihoods(
         self,

@@ -22,7 +22,7 @@ class Frame(NamedTuple):
         rotation: cosine and sine of rotary positions, or None.
         mask: bool, which slots each query sees, broadcast to (B, H, T, S); None: causal.
         joined: (B, T) bool, whether a token continues the document of the one before; None: all but the first do.
-        slots: in generation, (B, T) int64, where in the cache each token goes.
+        slots: in generation, (B, T) int64, where in the cache each token goes; None: to the last of those used.
         used: in generation, how many slots are looked at.
     """
 
@@ -101,7 +101,26 @@ def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.
     if cache.rotation is None:
         cache.rotation = _rotation(config, torch.arange(limit, device=counts_B.device), dtype)
     rotation = None if cache.rotation is None else (cache.rotation[0][positions_BT], cache.rotation[1][positions_BT])
-    return Frame(positions_BT, rotation, mask, slots=slots_BT, used=used)
+    alone = len(counts_B) == 1  # such a row has no padding: its slots are one stretch
+    return Frame(positions_BT, rotation, mask, slots=None if alone else slots_BT, used=used)
+
+
+def following(config: Config, cache: Cache, dtype: torch.dtype) -> Frame:
+    """The frame of one new token a row, over all slots of a cache that holds something: no shape depends on how much.
+
+    Args:
+        config: the network.
+        cache: the state before the new tokens.
+        dtype: of the network's parameters.
+    """
+    positions_B1 = cache.lengths[:, None]
+    mask = torch.arange(cache.size, device=positions_B1.device) <= positions_B1[:, None, :, None]
+    rotation = None
+    if config.positions == "rotary":
+        tables = cache.rotation or _rotation(config, torch.arange(cache.size, device=positions_B1.device), dtype)
+        assert tables is not None
+        rotation = (tables[0][positions_B1], tables[1][positions_B1])
+    return Frame(positions_B1, rotation, mask, slots=positions_B1, used=cache.size)
 
 
 def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype) -> Frame:

@@ -11,13 +11,14 @@ import torch
 
 from groundup.callback.config import Evaluation as Asking
 from groundup.core import ranks
+from groundup.core.bits import told
 from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError, DataError
-from groundup.core.files import atomic_json
+from groundup.core.files import atomic_json, storage_error
 from groundup.data.config import Shards
 from groundup.data.module import StreamModule
 from groundup.data.opening import held_out_names, held_out_tasks, storage_of
-from groundup.evaluation.page import page
+from groundup.evaluation.page import page, shown
 from groundup.generation import Options, sample, stream
 from groundup.objective.base import Setting
 from groundup.shard.manifest import Manifest
@@ -82,12 +83,18 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
         "held_out": {},
         "results": [],
         "samples": [],
+        "sampling": {name: getattr(asked, name) for name in ("tokens", "temperature", "top_k", "top_p", "seed")},
     }
+    begun = False
 
     def keep(result: dict[str, Any]) -> None:
+        nonlocal begun
         if ranks.rank() == 0:
             say(line(result))
             found["results"].append(result)
+            if not begun:
+                set_earlier_aside(folder)
+                begun = True
             atomic_json(folder / FIGURES, finite(found))
 
     data = _data(opened, asked)
@@ -97,9 +104,12 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
             where, "is not there, and held-out tasks ask for it", "give data_path=FOLDER, or evaluation.tasks=[...]"
         )
     found["held_out"] = _validate(opened, asked, data, folder, keep)
-    options = {name: getattr(asked, name) for name in ("tokens", "temperature", "top_k", "top_p", "seed")}
+    if ranks.rank() == 0 and not begun:
+        set_earlier_aside(folder)
+    if ranks.rank() == 0 and found["held_out"]:
+        say(told(found["held_out"]))
     if asked.prompts and hasattr(opened.net, "new_cache") and ranks.rank() == 0:
-        texts = sample(opened.net.to(accelerator), opened.tokenizer, asked.prompts, **options)
+        texts = sample(opened.net.to(accelerator), opened.tokenizer, asked.prompts, **found["sampling"])
         found["samples"] = [{"prompt": p, "text": text} for p, text in zip(asked.prompts, texts, strict=True)]
     return found
 
@@ -167,6 +177,27 @@ def _evaluation(asked: Asked, keep: Any) -> Any:
     return Evaluation(Asking(**{**values, "kind": "evaluation"}), keep, _tell)
 
 
+def set_earlier_aside(folder: Path) -> None:
+    """Move the files of an earlier report into a folder of their own, so that nothing measured is lost.
+
+    Raises:
+        StorageError: they cannot be moved.
+    """
+    if not (folder / FIGURES).is_file():
+        return
+    number = 1
+    while (place := folder / f"earlier-{number}").exists():
+        number += 1
+    try:
+        place.mkdir()
+        for path in sorted(folder.iterdir()):
+            if path.is_file():
+                path.rename(place / path.name)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    say(f"the earlier report is now in {place}")
+
+
 def write_report(figures: dict[str, Any], folder: Path) -> Path:
     """Write evaluation.json, evaluation.html, evaluation.md and their pictures.
 
@@ -201,7 +232,7 @@ def line(result: dict[str, Any]) -> str:
     shots = f", {result['num_fewshot']} examples" if result["num_fewshot"] else ""
     if result.get("error"):
         return f"{result['task']}{shots}: failed: {result['error']}"
-    figures = ", ".join(f"{metric['name']} {metric['value']:.4f}" for metric in result["metrics"])
+    figures = ", ".join(f"{metric['name']} {shown(metric['value'])}" for metric in result["metrics"])
     questions = "" if result["questions"] is None else f"{result['questions']} questions, "
     return f"{result['task']}{shots}: {figures} ({questions}{result['seconds']:.1f} s)"
 

@@ -162,7 +162,7 @@ def _tokenizer(folder: Path, data: Any) -> Tokenizer:
     """The tokenizer of a finished run, else that of the data."""
     if (folder / "tokenizer" / CARD).is_file():
         return load_tokenizer(folder / "tokenizer")
-    if data is None:
+    if data is None or (folder / WEIGHTS).is_file():
         raise DataError(str(folder / "tokenizer"), "is missing", "put the model's tokenizer folder there")
     return load_tokenizer(tokenizer_folder(storage_of(data)))
 

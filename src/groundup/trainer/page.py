@@ -61,9 +61,10 @@ def _used(speed: Figures) -> str:
 def _story(figures: Figures) -> str:
     model, environment = figures["config"]["model"], figures["environment"]
     shape = ", ".join(f"{model[key]} {name}" for key, name in _SHAPE.items() if isinstance(model.get(key), int))
+    begun_with = f"the weights of `{model['init_from']}`" if model.get("init_from") else "random weights"
     return (
         f"Run `{figures['name']}/{figures['identity']}`: {figures['steps']:,} steps of groundup "
-        f"{environment['groundup']} from random weights, in {figures['precision']}. The network has {shape}."
+        f"{environment['groundup']} from {begun_with}, in {figures['precision']}. The network has {shape}."
     )
 
 

@@ -45,7 +45,8 @@ def prepared(path: str, begun_with: str | None) -> Path:
         command = f"python prepare.py 'source=[{kind}]' source.{kind}.path={path} path=data/{Path(name).stem}"
         raise ConfigError(f"data.path={path}", what, f"prepare it first: {command}")
     tokenizer = Path(begun_with) / "tokenizer"
-    folder = Path("data") / f"{Path(name).stem}-{fingerprint([str(tokenizer), checksum(tokenizer / CARD)])[:8]}"
+    content = fingerprint([str(tokenizer), checksum(tokenizer / CARD), checksum(file)])  # another text, another folder
+    folder = Path("data") / f"{Path(name).stem}-{content[:8]}"
     options: dict[str, Any] = {
         "name": folder.name,
         "path": str(folder),

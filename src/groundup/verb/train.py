@@ -19,6 +19,7 @@ import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
 from groundup.core import checkpoint, ranks
+from groundup.core.bits import told
 from groundup.core.config import MISSING, fingerprint, identity_of, option, schema, to_dict
 from groundup.core.errors import CheckpointError, ConfigError, StorageError
 from groundup.core.files import make_folder, read_json, storage_error
@@ -173,6 +174,7 @@ class Train:
         say(f"run folder {folder}")
         outcome = train(self, folder, plan, source)
         if outcome.held_out and ranks.rank() == 0:
+            say(f"finished weights: {told(outcome.held_out)}")
             write_run_report(folder, self, outcome)
             say(f"report: {folder / 'report.html'}")
 

@@ -24,11 +24,13 @@ def explain(verb: str, root: type, conf: Path, arguments: list[str]) -> str:
     lines += [_field(field) for name, field in fields.items() if name not in groups() and name != "kind"]
     lines += ["", f"Groups (python {verb}.py --help GROUP lists the keys of its kinds):"]
     lines += [_group(name, conf) for name in groups() if name in fields]
+    program = conf / f"{verb}.yaml"
+    chosen = program.read_text(encoding="utf-8") if program.is_file() else ""
     experiments = _presets("experiment", conf, set())
-    if experiments:
+    if experiments and "experiment:" in chosen:
         lines.append(f"  experiment: named sets of overrides\n      experiment={' | '.join(experiments)}")
     debug = _presets("debug", conf, set())
-    if debug:
+    if debug and "debug:" in chosen:
         lines.append(f"  debug: quick looks at a run that goes wrong\n      debug={' | '.join(debug)}")
     lines += [
         "",
