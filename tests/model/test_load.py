@@ -98,3 +98,11 @@ def test_an_open_config_is_no_network(saved: Path) -> None:
     text = json.loads((saved / "model.json").read_text())
     (saved / "model.json").write_text(json.dumps({"model": {**text["model"], "context": None}}))
     assert "describes no network known here" in refused(saved)
+
+
+def test_a_flipped_bit_of_the_weights_is_seen(saved: Path) -> None:
+    path = saved / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert "weights.safetensors: is damaged: its checksum is not that in model.json" in refused(saved)

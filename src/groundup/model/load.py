@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from groundup.core.config import from_dict, to_dict
 from groundup.core.errors import CheckpointError, ConfigError, DataError
-from groundup.core.files import atomic_json, atomic_write, read_json
+from groundup.core.files import atomic_json, atomic_write, checksum, read_json
 from groundup.model import config as _registers_the_networks  # noqa: F401
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ def save(net: Net, config: Config, folder: Path) -> None:
         StorageError: the folder cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    atomic_write(Path(folder) / WEIGHTS, safetensors.torch.save(tensors))
-    atomic_json(Path(folder) / CONFIG, {"model": to_dict(config)})
+    weights = safetensors.torch.save(tensors)
+    atomic_write(Path(folder) / WEIGHTS, weights)
+    atomic_json(Path(folder) / CONFIG, {"model": to_dict(config), "weights": hashlib.sha256(weights).hexdigest()})
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Net:
@@ -52,6 +54,9 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Net:
     with torch.device("meta"):
         net = config.build()
     expect(tensors, net.state_dict(), folder / WEIGHTS)
+    written: Any = read_json(folder / CONFIG)
+    if "weights" in written and checksum(folder / WEIGHTS) != written["weights"]:  # folders of before have none
+        raise CheckpointError(str(folder / WEIGHTS), f"is damaged: its checksum is not that in {CONFIG}", REMEDY)
     net.load_state_dict(tensors, strict=True, assign=True)
     return net.eval()
 
