@@ -19,13 +19,12 @@ from typing import Any
 import lightning
 import peers
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.nn import functional
 
 import groundup.verb.train  # noqa: F401  # registers the groups
 from groundup.core.config import schema, to_dict
-from groundup.core.config.compose import instantiate, store
+from groundup.core.config.compose import composed
 from groundup.core.files import make_folder
 from groundup.core.progress import Progress
 from groundup.data.module import StreamModule
@@ -194,9 +193,7 @@ def configure(job: Job) -> Any:
         overrides += ["data.document_mask=false"]
     if job.tiny:
         overrides += [*TINY.split(), "trainer.compile=false"]
-    store()
-    with initialize_config_dir(str(peers.ROOT / "conf"), version_base="1.3"):
-        config = instantiate(compose("train", overrides))
+    config = composed(peers.ROOT / "conf", "train", *overrides)
     averaged = job.recipe == "default"
     config.callback = {name: kept for name, kept in config.callback.items() if averaged and name == AVERAGING}
     config.callback["stopwatch"] = Stopwatch()

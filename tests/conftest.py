@@ -1,4 +1,4 @@
-"""Distributed tests talk over the loopback interface, which a network namespace of one's own begins without."""
+"""What all tests share: a loopback interface, which a network namespace of one's own begins without; one thread."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -24,3 +25,14 @@ def loopback():
         flags = struct.unpack("16sh14x", fcntl.ioctl(control, GET_FLAGS, request))[1]
         if not flags & UP:
             fcntl.ioctl(control, SET_FLAGS, struct.pack("16sh14x", b"lo", flags | UP))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, and no quarrel over few cores."""
+    import torch  # here, so that tests without it need not pay for it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

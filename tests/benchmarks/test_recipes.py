@@ -107,9 +107,7 @@ def test_guessing_bytes_blindly_scores_eight_bits_per_byte_and_the_ends_of_docum
 
 def test_the_default_recipe_is_the_train_verb_as_it_is(recipes: ModuleType, data: Path) -> None:
     config = recipes.configure(job(recipes, data=str(data)))
-    recipes.store()
-    with recipes.initialize_config_dir(str(FOLDER.parent / "conf"), version_base="1.3"):
-        plain = recipes.instantiate(recipes.compose("train", [f"data.path={data}", "data.held_out_tokens=null"]))
+    plain = recipes.composed(FOLDER.parent / "conf", "train", f"data.path={data}", "data.held_out_tokens=null")
     plain.check()
     for part in ("model", "optimizer", "schedule", "objective", "data"):
         assert getattr(config, part) == getattr(plain, part), part

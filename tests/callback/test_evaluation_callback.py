@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
 
 import groundup.verb.prepare
 import groundup.verb.train  # noqa: F401  # they register the groups
-from groundup.core.config.compose import instantiate, store
+from groundup.core.config import compose
 from groundup.core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+composed = partial(compose.composed, ROOT / "conf")
 SHAPE = ["model.layers=1", "model.width=32", "model.heads=2", "model.dropout=0.1"]
 QUICK = ["data.context=64", "data.batch_tokens=512", "tokens=4096", "trainer.compile=false", "trainer.accelerator=cpu"]
 WATCHED = ["trainer.validate_every=2", "trainer.log_every=1"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def composed(verb: str, *overrides: str) -> Any:
-    """The verb's config as the command line would compose it."""
-    store()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose(verb, overrides=list(overrides)))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

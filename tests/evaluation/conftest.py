@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,12 +35,8 @@ def benchmarks() -> ModuleType:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def quick(one_thread: None) -> None:
     """Tiny products gain nothing from threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,12 +37,8 @@ def recipe(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def quick(one_thread: None) -> None:
     """Tiny products gain nothing from threads, and results do not depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -8,18 +8,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
-from groundup.core.config.compose import instantiate, store
+from groundup.core.config import compose
 from groundup.core.errors import CheckpointError, StorageError
 from groundup.tokenizer.protocol import CARD
 from groundup.trainer.lock import only_one
@@ -27,6 +26,7 @@ from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]
+composed = partial(compose.composed, ROOT / "conf")
 TINY = [
     "model.layers=2",
     "model.width=32",
@@ -54,13 +54,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def composed(verb: str, *overrides: str) -> Any:
-    """The verb's config as the command line would compose it."""
-    store()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose(verb, overrides=list(overrides)))
 
 
 @pytest.fixture(scope="module")

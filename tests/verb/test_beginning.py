@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 import groundup.verb.prepare
 import groundup.verb.train  # noqa: F401  # they register the groups
-from groundup.core.config.compose import instantiate, store
+from groundup.core.config import compose
 from groundup.core.errors import CheckpointError, ConfigError, DataError
 from groundup.interop.folder import export
 from groundup.model.load import load, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
+composed = partial(compose.composed, ROOT / "conf")
 SHAPE = ["model.layers=1", "model.width=32", "model.heads=2", "data.context=64", "data.batch_tokens=512"]
 QUICK = ["trainer.compile=false", "trainer.accelerator=cpu", "callback=[checkpoint]"]
-
-
-def composed(verb: str, *overrides: str) -> Any:
-    """The verb's config as the command line would compose it."""
-    store()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose(verb, overrides=list(overrides)))
 
 
 def prepared(folder: Path, *overrides: str) -> Path:

@@ -6,14 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from groundup.core import checkpoint
-from groundup.core.config.compose import instantiate, store
+from groundup.core.config import compose
 from groundup.core.errors import CheckpointError, ConfigError, DataError, UserError
 from groundup.generation import sample
 from groundup.model.load import load
@@ -21,15 +20,9 @@ from groundup.tokenizer.load import load as load_tokenizer
 from groundup.verb.evaluate import Evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
+composed = partial(compose.composed, ROOT / "conf")
 SHAPE = ["model.layers=1", "model.width=32", "model.heads=2", "data.context=64", "data.batch_tokens=512"]
 QUICK = ["trainer.compile=false", "trainer.accelerator=cpu", "callback=[checkpoint]", "callback.checkpoint.every=4"]
-
-
-def composed(verb: str, *overrides: str) -> Any:
-    """The verb's config as the command line would compose it."""
-    store()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return instantiate(compose(verb, overrides=list(overrides)))
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -129,6 +130,11 @@ def read_json(path: Path, remedy: str = "restore it from a copy or make it again
         raise DataError(str(path), f"cannot be read ({error.strerror or error})", remedy) from error
     except (ValueError, RecursionError) as error:
         raise DataError(str(path), f"is damaged: not JSON ({error})", remedy) from error
+
+
+def unused(name: Callable[[int], Path]) -> Path:
+    """The first of `name(1)`, `name(2)`, ... where nothing stands yet."""
+    return next(path for number in itertools.count(1) if not (path := name(number)).exists())
 
 
 def checksum(path: Path) -> str:

@@ -14,7 +14,7 @@ from groundup.core import ranks
 from groundup.core.bits import told
 from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError, DataError
-from groundup.core.files import atomic_json, storage_error
+from groundup.core.files import atomic_json, storage_error, unused
 from groundup.data.config import Shards
 from groundup.data.module import StreamModule
 from groundup.data.opening import held_out_names, held_out_tasks, storage_of
@@ -60,14 +60,7 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
         DataError: data that is asked for and missing or damaged.
     """
     quiet()
-    if asked.evaluation.context is not None and asked.evaluation.context > opened.net.context:
-        where = f"evaluation.context={asked.evaluation.context}"
-        raise ConfigError(
-            where, f"is longer than the model's {opened.net.context} positions", "shorten or leave it out"
-        )
-    if asked.evaluation.tasks and not hasattr(opened.net, "likelihoods"):
-        what = "ask a network for likelihoods, and this one gives none"
-        raise ConfigError("evaluation.tasks", what, "give evaluation.tasks=[]")
+    _check(opened, asked)
     if asked.trainer.threads:
         torch.set_num_threads(asked.trainer.threads)
     accelerator, precision = device_of(asked.trainer)
@@ -100,9 +93,8 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
     data = _data(opened, asked)
     if data is None and any(name.startswith("held_out") for name in asked.evaluation.tasks):
         where = f"data_path={opened.data.path if opened.data else None}"
-        raise DataError(
-            where, "is not there, and held-out tasks ask for it", "give data_path=FOLDER, or evaluation.tasks=[...]"
-        )
+        remedy = "give data_path=FOLDER, or evaluation.tasks=[...]"
+        raise DataError(where, "is not there, and held-out tasks ask for it", remedy)
     found["held_out"] = _validate(opened, asked, data, folder, keep)
     if ranks.rank() == 0 and not begun:
         set_earlier_aside(folder)
@@ -112,6 +104,22 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
         texts = sample(opened.net.to(accelerator), opened.tokenizer, asked.prompts, **found["sampling"])
         found["samples"] = [{"prompt": p, "text": text} for p, text in zip(asked.prompts, texts, strict=True)]
     return found
+
+
+def _check(opened: Opened, asked: Asked) -> None:
+    """What the model cannot be asked.
+
+    Raises:
+        ConfigError: a context longer than its own, or tasks of a network that gives no likelihoods.
+    """
+    if asked.evaluation.context is not None and asked.evaluation.context > opened.net.context:
+        where = f"evaluation.context={asked.evaluation.context}"
+        raise ConfigError(
+            where, f"is longer than the model's {opened.net.context} positions", "shorten or leave it out"
+        )
+    if asked.evaluation.tasks and not hasattr(opened.net, "likelihoods"):
+        what = "ask a network for likelihoods, and this one gives none"
+        raise ConfigError("evaluation.tasks", what, "give evaluation.tasks=[]")
 
 
 def _data(opened: Opened, asked: Asked) -> Shards | None:
@@ -185,9 +193,7 @@ def set_earlier_aside(folder: Path) -> None:
     """
     if not (folder / FIGURES).is_file():
         return
-    number = 1
-    while (place := folder / f"earlier-{number}").exists():
-        number += 1
+    place = unused(lambda number: folder / f"earlier-{number}")
     try:
         place.mkdir()
         for path in sorted(folder.iterdir()):

@@ -22,7 +22,7 @@ from groundup.core import checkpoint, ranks
 from groundup.core.bits import told
 from groundup.core.config import MISSING, fingerprint, identity_of, option, schema, to_dict
 from groundup.core.errors import CheckpointError, ConfigError, StorageError
-from groundup.core.files import make_folder, read_json, storage_error
+from groundup.core.files import make_folder, read_json, storage_error, unused
 from groundup.core.memory import keep_freed_memory
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments as segment_list
@@ -224,10 +224,7 @@ def _read_only(place: Path) -> bool:
 
 def set_aside(folder: Path) -> None:
     """Rename a run folder so that a fresh one can take its place; nothing is deleted."""
-    number = 1
-    while (old := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
     try:
-        folder.rename(old)
+        folder.rename(unused(lambda number: folder.with_name(f"{folder.name}.{number}")))
     except OSError as error:
         raise storage_error(folder, error) from error

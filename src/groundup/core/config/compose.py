@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +29,22 @@ def store() -> None:
             else:
                 package = f"{entry.name}.{kind}" if entry.many else entry.name
                 hydra_store.store(group=entry.name, name=kind, node=cls, package=package)
+
+
+def composed(conf: Path, verb: str, *overrides: str) -> Any:
+    """A verb's config as its command line would compose it, for a notebook, a test or a benchmark.
+
+    Args:
+        conf: the folder of presets; the verb's own module must have been imported.
+        verb: its name.
+        overrides: as on the command line.
+
+    Raises:
+        ConfigError: as `instantiate`; Hydra's own errors where an override cannot be composed.
+    """
+    store()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return instantiate(compose(verb, overrides=list(overrides)))
 
 
 def instantiate(node: DictConfig, path: str = "") -> Any:
