@@ -68,6 +68,7 @@ class Job:
         layers, width: of GPT-2's model; None for the others.
         rate: peak rate of the peers; None for the default.
         steps: so many are thought to fit; None: some are timed first.
+        exact: the clock may end off by `WITHIN` on either side, for all recipes.
         tiny: a few uncompiled steps of a very small model, whatever the seconds.
     """
 
@@ -79,6 +80,7 @@ class Job:
     width: int | None = None
     rate: float | None = None
     steps: int | None = None
+    exact: bool = False
     tiny: bool = False
 
 
@@ -162,6 +164,8 @@ def fitted(trained: Trained, job: Job) -> tuple[int, int, Run]:
     if job.tiny:
         return 6, 1, trained(6, False)
     low, high = (LENIENT, WITHIN) if job.recipe == "default" else (WITHIN, LENIENT)
+    if job.exact:
+        low, high = WITHIN, WITHIN
     aim = job.seconds * (1 + (high - low) / 2)
     steps = job.steps or whole(aim / trained(10**5, True).clock.per_step)
     found: list[tuple[float, int, Run]] = []
