@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from groundup.core.config import MISSING, fingerprint, from_dict, group, groups, identity_of, option, schema, to_dict
 from groundup.core.config.compose import instantiate
+from groundup.core.config.explain import explain
 from groundup.core.errors import ConfigError, nearest
 
 group("fruit", "a group for these tests")
@@ -155,6 +157,12 @@ def test_an_unknown_kind_of_a_saved_config_names_what_there_is(kind: str) -> Non
 def test_nearest_names_all_when_none_is_close() -> None:
     assert nearest("widht", ["width", "depth"]) == "did you mean width?"
     assert nearest("q", ["width", "depth"]) == "known: depth, width"
+
+
+def test_help_shows_null_where_nothing_is_given(tmp_path: Path) -> None:
+    page = explain("eat", Eat, tmp_path, ["--help", "fruit"])
+    assert "seeds = null: how many" in page
+    assert "length = required: in mm" in page
 
 
 def test_every_option_of_every_group_is_documented() -> None:

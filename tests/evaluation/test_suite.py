@@ -178,6 +178,15 @@ def test_one_number_of_examples_after_the_other(
     assert results[0]["hash"] != results[1]["hash"]
 
 
+def test_a_task_that_says_none_itself_gets_no_examples_and_a_note(tmp_path: Path, tokenizer: Bytes) -> None:
+    made = files(tmp_path)
+    for given, noted in ((None, False), (0, False), (2, True), ([0, 2], True)):
+        mine = suite(tokenizer, lambda: made, tasks=[CLOZE], num_fewshot=given)
+        (result,) = mine.run(Oracle(tokenizer, set()), "fp32")
+        assert result["num_fewshot"] == 0
+        assert bool(result["note"]) == noted
+
+
 def test_a_task_that_fails_takes_no_other_with_it(tmp_path: Path, tokenizer: Bytes, build: Callable[..., Any]) -> None:
     made = files(tmp_path)
     broken = tmp_path / "broken.yaml"

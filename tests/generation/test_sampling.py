@@ -52,6 +52,49 @@ def test_a_row_writes_the_same_alone_and_in_company() -> None:
     assert len(set(together)) == 3
 
 
+def test_a_min_p_of_one_writes_what_temperature_zero_writes() -> None:
+    model, tokenizer = net(), Bytes()
+    prompts = ["a", "a longer prompt"]
+    likeliest = sample(model, tokenizer, prompts, tokens=15, temperature=0)
+    assert sample(model, tokenizer, prompts, tokens=15, temperature=1.0, min_p=1.0, seed=3) == likeliest
+
+
+def penalised(model: Any, ids: list[int], penalty: float) -> list[float]:
+    """Logits of what follows these ids, by a whole forward pass over what the context holds, penalised one by one."""
+    with torch.no_grad():
+        logits = model(torch.tensor([ids[-model.context :]]))[0, -1].tolist()
+    for token in set(ids):
+        logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+    return logits
+
+
+def test_a_penalty_on_repetition_counts_the_prompt_and_what_was_written() -> None:
+    model, tokenizer = net(), Bytes()
+    prompts = ["ab", "In the beginning", "xyz", "0", "mid"]
+    found = {}
+    for penalty in (0.5, 1.0, 1.5):
+        found[penalty] = sample(model, tokenizer, prompts, tokens=15, temperature=0, repetition_penalty=penalty)
+        for prompt, answer in zip(prompts, found[penalty], strict=True):
+            ids = start = [tokenizer.end, *tokenizer.encode(prompt)]
+            while len(ids) < len(start) + 15:
+                logits = penalised(model, ids, penalty)
+                if (token := logits.index(max(logits))) == tokenizer.end:
+                    break
+                ids = [*ids, token]
+            assert answer == tokenizer.decode(ids[len(start) :])
+    assert found[0.5] != found[1.0]
+
+
+def test_a_penalty_on_repetition_counts_what_has_left_the_context_too() -> None:
+    model, tokenizer = net(), Bytes()
+    prompt = "abcdefghijklmnopqrstuvwxyz" + "0" * 60
+    logits = penalised(model, [tokenizer.end, *tokenizer.encode(prompt)], 0.01)
+    likeliest = logits.index(max(logits))  # a hundred times the logit: an id of the prompt
+    assert likeliest in tokenizer.encode("abcdefghijklmnopqrstuvwxyz")
+    answer = sample(model, tokenizer, [prompt], tokens=1, temperature=0, repetition_penalty=0.01)
+    assert answer == [tokenizer.decode([likeliest])]
+
+
 def test_another_seed_writes_another_text() -> None:
     model, tokenizer = net(), Bytes()
     assert sample(model, tokenizer, ["a"], tokens=20, seed=1) != sample(model, tokenizer, ["a"], tokens=20, seed=2)

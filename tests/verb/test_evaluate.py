@@ -105,18 +105,48 @@ def test_a_model_folder_without_a_history_is_asked_too(world: Path, run: Path, t
         evaluate(tmp_path / "model", f"out={tmp_path}/other")
 
 
-def test_a_failing_task_is_told_and_the_others_stay(run: Path, tmp_path: Path) -> None:
+def test_a_failing_task_is_told_once_and_the_others_stay(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text(
         "task: broken\ndataset_path: json\ndataset_kwargs: {data_files: {test: /nowhere/at/all.jsonl}}\n"
         "output_type: loglikelihood\ntest_split: test\ndoc_to_text: a\ndoc_to_target: b\n"
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
-    with pytest.raises(UserError, match=r"broken.*data cannot be had.*report has the rest"):
+    with pytest.raises(UserError, match=r"broken\.yaml: failed, as said above; the report has the reasons") as caught:
         evaluate(run, f"evaluation.tasks=[{broken},held_out]", "evaluation.limit=2", f"out={tmp_path}/out")
+    told = capsys.readouterr().out
+    assert told.count("data cannot be had") == 1
+    assert "data cannot be had" not in str(caught.value)
     figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [bool(result.get("error")) for result in figures["results"]] == [True, False, False]
     assert "Tasks that failed" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_a_task_that_keeps_its_number_of_examples_is_noted_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["evaluation.num_fewshot=[0,2]", "evaluation.limit=2", "prompts=[]"]
+    evaluate(run, *asked, f"out={tmp_path}/out")
+    told = capsys.readouterr().out.splitlines()
+    for name in ("held_out_cloze", "held_out_continuation"):
+        note = f"note: {name}: its own number of examples, 0, stands, whatever num_fewshot says"
+        assert told.count(note) == 1
+    page = (tmp_path / "out" / "evaluation.md").read_text()
+    assert page.count("`held_out_cloze`, `held_out_continuation`: its own number of examples, 0, stands") == 1
+    evaluate(run, "evaluation.num_fewshot=0", *asked[1:], f"out={tmp_path}/other")
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_there_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "evaluate.py"), f"run={tmp_path}/none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert f"error: run={tmp_path}/none: is not a folder" in done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "groundup.trainer.find" in imported
+    assert "torch" not in imported
 
 
 def test_what_cannot_be_is_refused_before_work(world: Path, run: Path, tmp_path: Path) -> None:
@@ -126,6 +156,9 @@ def test_what_cannot_be_is_refused_before_work(world: Path, run: Path, tmp_path:
         (ConfigError, "is not a folder", [f"data_path={tmp_path}/none"]),
         (ConfigError, "is longer than the model's 64 positions", ["evaluation.context=65"]),
         (ConfigError, "no task of lm-eval; did you mean", ["evaluation.tasks=[arc_eazy]"]),
+        (ConfigError, "set temperature=0", ["beams=2"]),
+        (ConfigError, "has no meaning with beams=2", ["beams=2", "temperature=0", "top_k=3"]),
+        (ConfigError, "has no meaning with beams=1", ["length_penalty=2"]),
     ):
         with pytest.raises(error, match=says) as caught:
             evaluate(run, f"out={tmp_path}/out", *overrides)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +16,14 @@ from groundup.callback.throughput import paused
 from groundup.callback.watched import Watched, log, watched
 from groundup.core.errors import ConfigError
 from groundup.data.opening import held_out_tasks, storage_of
+from groundup.evaluation.page import shown, speaking
 from groundup.evaluation.scorer import Scorer
 from groundup.evaluation.suite import Result, Suite
 from groundup.model.decoder import Decoder
 from groundup.tokenizer.protocol import Tokenizer
+
+MOST_TOLD = 8
+"""Tasks whose figures stand in a line."""
 
 
 class Evaluation(Callback):
@@ -42,6 +46,7 @@ class Evaluation(Callback):
         self.results: list[Result] = []
         self._done, self._tell = done, tell
         self._suite: Suite | None = None
+        self._noted: set[str] = set()
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -58,9 +63,8 @@ class Evaluation(Callback):
         with paused(trainer), averaged(trainer):
             self.ask(module, errors=not training)
         if training and trainer.is_global_zero:
-            for result in self.results:
-                if result.get("error"):
-                    print(f"{result['task']}: failed: {result['error']}", flush=True)
+            for line in self._lines(module.progress.steps):
+                print(line, flush=True)
         log(trainer, figures(self.results), module.progress.steps)
 
     def prepare(self, module: Watched, held_out: Callable[[], Mapping[str, Path]]) -> None:
@@ -106,16 +110,42 @@ class Evaluation(Callback):
             )
             self.results = self._suite.run(scorer, module.setting.precision, self._done, errors)
 
+    def _lines(self, steps: int) -> Iterator[str]:
+        """What failed, what is to be noted of a task for the first time, and the figures."""
+        for result in self.results:
+            if result.get("error"):
+                yield f"{result['task']}: failed: {result['error']}"
+            elif result["note"] and result["task"] not in self._noted:
+                self._noted.add(result["task"])
+                yield f"note: {result['task']}: {result['note']}"
+        if any(result.get("metrics") for result in self.results):
+            yield describe(steps, self.results)
+
 
 def figures(results: list[Result]) -> dict[str, float]:
     """The results as metrics of a log: `evaluation/<task>/<figure>`, with the number of examples where it is not 0."""
     found: dict[str, float] = {}
     for result in results:
-        shots = f"-{result['num_fewshot']}-shot" if result["num_fewshot"] else ""
         for metric in result.get("metrics", []):
             kept = "" if metric["filter"] == "none" else f"-{metric['filter']}"
-            found[f"evaluation/{result['task']}{shots}/{metric['name']}{kept}"] = metric["value"]
+            found[f"evaluation/{_name(result)}/{metric['name']}{kept}"] = metric["value"]
     return found
+
+
+def describe(steps: int, results: list[Result]) -> str:
+    """The figure that speaks for each task, in one line: groups first, and what is too many counted."""
+    good = sorted((result for result in results if result.get("metrics")), key=lambda result: not result["group"])
+    told = []
+    for result in good[:MOST_TOLD]:
+        metric = speaking(result)
+        told.append(f"{_name(result)} {metric['name']} {shown(metric['value'])}")
+    more = f", and {len(good) - MOST_TOLD} more" if len(good) > MOST_TOLD else ""
+    return f"step {steps}  {', '.join(told)}{more}"
+
+
+def _name(result: Result) -> str:
+    shots = f"-{result['num_fewshot']}-shot" if result["num_fewshot"] else ""
+    return f"{result['task']}{shots}"
 
 
 def _held_out(trainer: Trainer) -> Mapping[str, Path]:

@@ -98,6 +98,9 @@ def _tasks(report: Report, results: Sequence[Figures], folder: Path) -> None:
             "± one standard error, chance what guessing scores."
         )
         report.table(["task", "examples", "figure", "value", "±", "chance", "questions", "time"], rows)
+        for note in dict.fromkeys(result["note"] for result in good if result.get("note")):
+            names = dict.fromkeys(f"`{result['task']}`" for result in good if result.get("note") == note)
+            report.paragraph(f"{', '.join(names)}: {note}.")
         bars = [
             Bar(f"{result['task']}, {result['num_fewshot']}", metric["value"], metric["stderr"], result["chance"])
             for result in good

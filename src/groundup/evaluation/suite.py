@@ -23,9 +23,10 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from groundup.core.errors import UserError
+from groundup.evaluation import rows
 from groundup.evaluation.config import Evaluation
 from groundup.evaluation.harness import Answers, Harness
-from groundup.evaluation.tasks import Catalogue
+from groundup.evaluation.tasks import SPLITS, YAML, Catalogue
 from groundup.tokenizer.protocol import Tokenizer
 
 Result = dict[str, Any]
@@ -41,7 +42,7 @@ class Suite:
         held_out: gives the files of the tasks that prepare.py made, by name; raises DataError where there are none.
 
     Raises:
-        ConfigError: a task that is not known.
+        ConfigError: a task that is not known, or a user's own file with a mistake in it.
         DataError: prepare.py made no tasks, and they are asked for.
     """
 
@@ -72,8 +73,9 @@ class Suite:
             A result per task and number of examples: `task`, `group` (it is the mean of its tasks, if true),
             `num_fewshot`, `metrics` (each `name`, `filter`, `value`, `stderr`), `questions`, `chance` (of a multiple
             choice, else None), `version` and `hash` of the task, `seconds`, `shortened` (requests that lost tokens at
-            their left), and how it was asked: `limit`, `batch`, `batch_tokens`, `start`, `context`, `dtype`, `seed`,
-            `versions`. A task that failed has `error` in the place of what it did not give.
+            their left), `note` (what else is to be said of the task, or None), and how it was asked: `limit`, `batch`,
+            `batch_tokens`, `start`, `context`, `dtype`, `seed`, `versions`. A task that failed has `error` in the place
+            of what it did not give.
         """
         found: list[Result] = []
         asked: set[tuple[Any, ...]] = set()
@@ -122,9 +124,15 @@ class Suite:
                 log_samples=True,
             )
         except Exception as error:  # a task is foreign code about foreign data: told, and left out
-            return [{"task": name, "group": False, "num_fewshot": shots, "error": said(name, error)}]
+            why = said(name, error, self._catalogue.configs(name))
+            return [{"task": name, "group": False, "num_fewshot": shots, "error": why}]
         spent = {"seconds": time.perf_counter() - began, "shortened": getattr(answers, "shortened", 0) - before}
-        return [{**result, **spent} for result in _results(outcome)]
+        return [{**result, **spent, "note": self._note(name, result["task"])} for result in _results(outcome)]
+
+    def _note(self, name: str, task: str) -> str | None:
+        if any(self.options.shots) and self._own[name].get(task) == 0:
+            return "its own number of examples, 0, stands, whatever num_fewshot says"
+        return None
 
     def _load(self, name: str) -> Any:
         if name not in self._loaded:
@@ -187,19 +195,36 @@ def _hash(samples: list[Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def said(name: str, error: Exception) -> str:
-    """Why a task failed, in a line, with what to do where that is known."""
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    text = f"{type(error).__name__}: {first}" if not isinstance(error, UserError) else str(error)
+def said(name: str, error: Exception, configs: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Why a task failed, in a line, with what to do where that is known.
+
+    Args:
+        name: of the task.
+        error: what it ended with.
+        configs: see `Catalogue.configs`.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    while isinstance(error, datasets.exceptions.DatasetGenerationError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # itself it says nothing
+    text = rows.told(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return f"the device's memory is full ({text}); lower evaluation.batch_tokens"
+    split = str(error.args[0]) if isinstance(error, KeyError) and error.args else None
+    if split in {config.get(key) for config in configs for key in SPLITS} - {None}:
+        remedy = f"name another in its YAML, or give dataset_kwargs: {{data_files: {{{split}: FILE}}}}"
+        return f"its data has no split {split}; {remedy}"
+    paths = rows.files(configs)
+    bad = rows.blamed(error, paths)
+    if bad is not None:
+        return str(bad)
     kind = type(error).__name__
     if isinstance(error, ConnectionError | datasets.exceptions.DatasetsError | FileNotFoundError) or "Hub" in kind:
-        if name.endswith((".yaml", ".yml")):
+        if name.endswith(YAML):
             return f"its data cannot be had ({text}); see dataset_path and dataset_kwargs there"
         where = f"put it at evaluation.data_dir=DIR as {name}/<split>.jsonl"
         return f"its data cannot be had ({text}); {where}, or go online"
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return f"the device's memory is full ({text}); lower evaluation.batch_tokens"
-    return text
+    return f"{text} (its data: {paths[0]})" if paths else text
 
 
 def draw_from(seed: int) -> None:

@@ -15,12 +15,14 @@ from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from groundup.core.errors import ConfigError, DataError, nearest
+from groundup.evaluation import hub, task_file
 from groundup.evaluation.held_out import CLOZE, CONTINUATION, NAMES
 
 HELD_OUT = "held_out"
 """The name that stands for all tasks made by prepare.py."""
 
 FORMS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+YAML = (".yaml", ".yml")
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 _MEAN = {"aggregation": "mean", "higher_is_better": True}
@@ -67,7 +69,7 @@ class Catalogue:
         """The same names with `held_out` replaced by what it stands for.
 
         Raises:
-            ConfigError: a name that is not known, with the nearest one.
+            ConfigError: a name that is not known, with the nearest one; or a user's own file with a mistake in it.
             DataError: prepare.py made no tasks.
         """
         found: list[str] = []
@@ -78,16 +80,22 @@ class Catalogue:
                 if name not in self._files():
                     raise DataError(f"evaluation.tasks={name}", "there is no such question", "leave it out")
                 found.append(name)
-            elif name.endswith((".yaml", ".yml")):
+            elif name.endswith(YAML):
                 if not Path(name).is_file():
                     raise ConfigError(f"evaluation.tasks={name}", "is not a file", "give the path of a task's YAML")
+                task_file.check(Path(name))
                 found.append(name)
             else:
                 if name not in self._index(name):
+                    for path in self._included():
+                        task_file.parsed(path)  # lm-eval passes over a file that it cannot read
                     known = [*self._index(name), HELD_OUT, *NAMES]
                     close = nearest(name, known)
                     remedy = close if close.startswith("did you") else "see `lm_eval ls tasks` for the names"
                     raise ConfigError(f"evaluation.tasks={name}", "is no task of lm-eval", remedy)
+                own = self._index(name)[name].yaml_path
+                if own in self._included():
+                    task_file.check(own)
                 found.append(name)
         return found
 
@@ -95,20 +103,45 @@ class Catalogue:
         """A task, group or tag as lm-eval's `TaskManager.load` gives it, with its data.
 
         Raises:
-            DataError: local data that lacks a split.
+            DataError: local data that lacks a split, or data of the hub, which cannot be reached.
             Exception: whatever lm-eval, `datasets` or a task's own code raises where it cannot be loaded.
         """
         if name in NAMES:
             return self._manage().load([{"task": name, **_made(self._files()[name]), **_TASKS[name]}])
-        if name.endswith((".yaml", ".yml")):
-            if "group" in load_yaml(name, resolve_func=False):
-                self._index("")  # its members may be lm-eval's own
-            return self._manage().load([name])
-        index = self._index(name)
-        if self._data_dir is not None:
+        if self._data_dir is not None and not name.endswith(YAML):
+            index = self._index(name)
             for leaf in set(_leaves(name, index)):
                 self._localise(leaf, index)
-        return self._manager.load([name])
+        sources = [str(config["dataset_path"]) for config in self.configs(name) if _from_hub(config)]
+        if not sources or hub.reached():
+            return self._manage().load([name])
+        try:
+            with hub.offline():
+                return self._manage().load([name])
+        except ConnectionError:
+            what = "was not downloaded before, and Hugging Face's hub cannot be reached"
+            place = f"put it at evaluation.data_dir=DIR as {name}/<split>.jsonl"
+            if name.endswith(YAML):
+                place = "name local files in dataset_kwargs"
+            remedy = f"{place}, or ask evaluation.tasks=[{HELD_OUT}], which prepare.py made"
+            raise DataError(f"the data set {sources[0]}", what, remedy) from None
+
+    def configs(self, name: str) -> list[dict[str, Any]]:
+        """What their files say of the tasks that a name stands for; nothing of those made by prepare.py."""
+        if name in NAMES:
+            return []
+        if not name.endswith(YAML):
+            index = self._index(name)
+            return [index[leaf].cfg or {} for leaf in _leaves(name, index)]
+        config = load_yaml(name, resolve_func=False)
+        if "group" not in config:
+            return [config]
+        index = self._index("")  # its members may be lm-eval's own
+        return [index[leaf].cfg or {} for leaf in _members(name, config, index)]
+
+    def _included(self) -> list[Path]:
+        """The user's own files that lm-eval has looked at."""
+        return [path for folder in self._include for path in sorted(Path(folder).glob("**/*.yaml"))]
 
     def _files(self) -> dict[str, Path]:
         if self._own is None:
@@ -194,12 +227,23 @@ def _leaves(name: str, index: Mapping[str, Any]) -> Iterator[str]:
         for tagged in entry.tags:
             yield from _leaves(tagged, index)
     elif entry.kind is Kind.GROUP:
-        for member in (entry.cfg or {}).get("task") or []:
-            called = member if isinstance(member, str) else member.get("task", member.get("group"))
-            if isinstance(called, str) and called != name:
-                yield from _leaves(called, index)
+        yield from _members(name, entry.cfg or {}, index)
     else:
         yield name
+
+
+def _members(name: str, config: Mapping[str, Any], index: Mapping[str, Any]) -> Iterator[str]:
+    """The tasks of a group."""
+    for member in config.get("task") or []:
+        called = member if isinstance(member, str) else member.get("task", member.get("group"))
+        if isinstance(called, str) and called != name:
+            yield from _leaves(called, index)
+
+
+def _from_hub(config: Mapping[str, Any]) -> bool:
+    """Whether a task's data is neither in files nor made by a function."""
+    source = config.get("dataset_path")
+    return isinstance(source, str) and source not in FORMS.values() and not Path(source).exists()
 
 
 def _folder(root: Path, task: str, source: str, part: Any) -> Path | None:

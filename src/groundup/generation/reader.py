@@ -63,8 +63,8 @@ class Reader:
         return logits_BV
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
-        self.rows = [self.rows[number] for number in numbers]
+        """Go on with these rows only, in this order; a number that comes twice makes two rows of one."""
+        self.rows = [list(self.rows[number]) for number in numbers]
         self.cache.keep(torch.tensor(numbers, device=self.device))
 
     @torch.no_grad()

@@ -29,6 +29,8 @@ from groundup.trainer.report import environment, finite
 from groundup.trainer.run import build_trainer, quiet
 
 FIGURES = "evaluation.json"
+SAMPLING = ("tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams", "length_penalty", "seed")
+"""Options of the verb that say how text is written, by their names in `Options`."""
 
 
 class Asked(Protocol):
@@ -42,6 +44,10 @@ class Asked(Protocol):
     temperature: float
     top_k: int | None
     top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    beams: int
+    length_penalty: float
     seed: int
     strategy: Any
     trainer: Any
@@ -76,13 +82,15 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
         "held_out": {},
         "results": [],
         "samples": [],
-        "sampling": {name: getattr(asked, name) for name in ("tokens", "temperature", "top_k", "top_p", "seed")},
+        "sampling": {name: getattr(asked, name) for name in SAMPLING},
     }
     begun = False
 
     def keep(result: dict[str, Any]) -> None:
         nonlocal begun
         if ranks.rank() == 0:
+            if result.get("note") and result["task"] not in {told["task"] for told in found["results"]}:
+                say(f"note: {result['task']}: {result['note']}")
             say(line(result))
             found["results"].append(result)
             if not begun:
@@ -164,7 +172,8 @@ def _validate(opened: Opened, asked: Asked, data: Shards | None, folder: Path, k
     module.nets["model"] = opened.net
     evaluation = _evaluation(asked, keep)
     if data is not None and sources:
-        text = StreamModule(data, opened.seed, opened.progress, 0, ranks.rank(), ranks.world())
+        view = opened.objective.view(opened.seed) if hasattr(opened.objective, "view") else None
+        text = StreamModule(data, opened.seed, opened.progress, 0, ranks.rank(), ranks.world(), view)
         trainer = build_trainer(asked, [evaluation] if evaluation else [], [], folder, held_out=True)
         trainer.validate(module, datamodule=text, verbose=False)
         return dict(module.validation)
@@ -224,9 +233,7 @@ def write_text(opened: Opened, asked: Asked) -> None:
     if asked.trainer.threads:
         torch.set_num_threads(asked.trainer.threads)
     accelerator, _ = device_of(asked.trainer)
-    options = Options(
-        tokens=asked.tokens, temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed
-    )
+    options = Options(**{name: getattr(asked, name) for name in SAMPLING})
     print(asked.prompt, end="", flush=True)
     for piece in stream(opened.net.to(accelerator), opened.tokenizer, asked.prompt, options):
         print(piece, end="", flush=True)

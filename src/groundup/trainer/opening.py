@@ -22,13 +22,12 @@ from groundup.core.progress import Progress
 from groundup.data.config import Shards
 from groundup.data.opening import storage_of, tokenizer_folder
 from groundup.model.decoder import Decoder
-from groundup.model.load import CONFIG, WEIGHTS, load, read_config
+from groundup.model.load import WEIGHTS, load, read_config
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.protocol import CARD, Tokenizer
 from groundup.trainer import segments as segment_list
 from groundup.trainer.export import weights_of
-
-REMEDY = "give a run's folder, one of its checkpoints/step-N, or a model folder"
+from groundup.trainer.find import is_checkpoint, is_run
 
 
 @dataclass
@@ -60,24 +59,6 @@ class Opened:
     name: str
 
 
-def find(run: str) -> Path:
-    """The folder that `run=` names: itself, or the only run in it.
-
-    Raises:
-        CheckpointError: there is none, or there are several.
-    """
-    path = Path(run).expanduser()
-    if not path.is_dir():
-        raise CheckpointError(f"run={run}", "is not a folder", f"train a model first, or {REMEDY}")
-    if _is_checkpoint(path) or _is_run(path) or (path / CONFIG).is_file():
-        return path
-    runs = sorted(found for found in path.iterdir() if found.is_dir() and _is_run(found))
-    if len(runs) == 1:
-        return runs[0]
-    what = f"holds {len(runs)} runs: {', '.join(found.name for found in runs[:4])}" if runs else "holds no model"
-    raise CheckpointError(f"run={run}", what, "name one of them" if runs else REMEDY)
-
-
 def open_run(path: Path, say: Callable[[str], None], data_path: str | None = None) -> Opened:
     """Open a folder that `find` gave.
 
@@ -91,9 +72,9 @@ def open_run(path: Path, say: Callable[[str], None], data_path: str | None = Non
         DataError: the tokenizer is.
         ConfigError: the run names components of a package that is not there.
     """
-    source = path if _is_checkpoint(path) else None
+    source = path if is_checkpoint(path) else None
     folder = path.resolve().parents[1] if source else path
-    if not _is_run(folder):
+    if not is_run(folder):
         return _model(folder)
     config, segments = segment_list.read(folder)
     import_plugins(config.get("plugins") or [])
@@ -165,11 +146,3 @@ def _tokenizer(folder: Path, data: Any) -> Tokenizer:
     if data is None or (folder / WEIGHTS).is_file():
         raise DataError(str(folder / "tokenizer"), "is missing", "put the model's tokenizer folder there")
     return load_tokenizer(tokenizer_folder(storage_of(data)))
-
-
-def _is_run(path: Path) -> bool:
-    return (path / segment_list.FILE).is_file()
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return (path / checkpoint.MARKER).is_file() or (path / "state.json").is_file()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.report import Cell, Report, duration, quantity
+from groundup.evaluation.page import shown
 
 Figures = Mapping[str, Any]
 
@@ -26,6 +27,7 @@ def page(figures: Figures, picture: Path | None) -> Report:
         report.heading("Curves")
         report.figure(picture, "Pale: each logged step. Strong: its running mean. Held-out text is never trained on.")
     _held_out(report, figures)
+    _tasks(report, figures)
     _samples(report, figures)
     _data(report, figures)
     _recipe(report, figures)
@@ -89,6 +91,21 @@ def _held_out(report: Report, figures: Figures) -> None:
         rows.append([name, *first, f"{value:.4f}", *cells])
     header = ["source", *(["before training"] if before else []), "bits per byte"]
     report.table([*header, "documents held out", "bytes held out"], rows)
+
+
+def _tasks(report: Report, figures: Figures) -> None:
+    rows = figures.get("tasks")  # a report of an older version has none
+    if not rows:
+        return
+    report.heading("Tasks")
+    report.paragraph(
+        "Asked while the run trained, with averaged weights where it keeps some: each figure's last value. "
+        "`evaluate.py` asks the finished weights."
+    )
+    report.table(
+        ["task", "figure", "value", "at step"],
+        [[row["task"], row["figure"], shown(row["value"]), row["step"]] for row in rows],
+    )
 
 
 def _samples(report: Report, figures: Figures) -> None:

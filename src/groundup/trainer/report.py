@@ -62,6 +62,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
     data = data_rows(manifest)
     trained = sum(row["tokens"] for row in data if row["split"] == "train")
     accelerator, precision = device_of(recipe.trainer)
+    logged = read(folder / METRICS)
     return {
         "name": recipe.name,
         "identity": folder.name,
@@ -72,7 +73,8 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "flops_per_token": recipe.model.flops_per_token(),
         "precision": precision,
         "held_out": dict(outcome.held_out),
-        "held_out_first": held_out_first(read(folder / METRICS)),
+        "held_out_first": held_out_first(logged),
+        "tasks": task_figures(logged),
         "speed": speed_figures(read(folder / SPEED)),
         "samples": sample_figures(samples.read(folder), training_texts(storage, load_tokenizer(folder / "tokenizer"))),
         "compared_share": min(1.0, COMPARED_TOKENS / trained) if trained else 0.0,
@@ -91,6 +93,16 @@ def held_out_first(series: Mapping[str, Series]) -> dict[str, float]:
         for name, found in series.items()
         if name.startswith(prefix) and found.steps[:1] == [0]
     }
+
+
+def task_figures(series: Mapping[str, Series]) -> list[dict[str, Any]]:
+    """The last figure of every task that was asked while the run trained; empty where none was."""
+    prefix, rows = "evaluation/", []
+    for name, found in series.items():
+        if name.startswith(prefix):
+            task, _, figure = name.removeprefix(prefix).rpartition("/")
+            rows.append({"task": task, "figure": figure, "value": found.values[-1], "step": found.steps[-1]})
+    return rows
 
 
 def speed_figures(series: Mapping[str, Series]) -> dict[str, float | None]:

@@ -66,7 +66,7 @@ def _field(field: dataclasses.Field[Any]) -> str:
     default: Any = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    shown = "required" if default == MISSING else "off" if default is None else default
+    shown = "required" if default == MISSING else "null" if default is None else default
     choices = field.metadata.get("choices")
     allowed = f" ({' | '.join(choices)})" if choices else ""
     return f"  {field.name} = {shown}{allowed}: {field.metadata.get('doc', '')}"
