@@ -27,7 +27,35 @@ GPT2 = {
 }
 LLAMA = {"gain": True, "embedding_norm": False, "qk_norm": False, "activation": "swiglu", "init": "gpt2"}
 EXTRAS = {"mixing": True, "value_embeddings": True, "shift": True, "softcap": 15.0, "kv_heads": 2}
-RECIPES = {"default": {}, "gpt2": GPT2, "llama": LLAMA, "grouped": {"kv_heads": 2}, "extras": EXTRAS}
+LOCAL = {**GPT2, "sliding_window": 5, "sliding_every": 2, "attention_bias": False, "output_bias": True}
+PARALLEL = {**GPT2, "positions": "rotary", "rope_share": 0.5, "parallel": "two_norms", "tied": False, "head_bias": True}
+PALM = {
+    **LLAMA,
+    "norm": "layer",
+    "parallel": "one_norm",
+    "kv_heads": 1,
+    "head_dim": 6,
+    "tied": True,
+    "scaled_logits": True,
+}
+RECIPES = {
+    "default": {},
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "grouped": {"kv_heads": 2},
+    "extras": EXTRAS,
+    "gpt3": LOCAL,
+    "neox": PARALLEL,
+    "palm": PALM,
+    "bloom": {**GPT2, "positions": "alibi", "embedding_norm": True},
+    "gopher": {**GPT2, "positions": "transformer_xl", "norm": "rms"},
+    "mistral": {**LLAMA, "sliding_window": 9, "rope_scaling": "linear", "rope_factor": 2.0},
+    "sinusoidal": {**GPT2, "positions": "sinusoidal", "scaled_embedding": True, "activation": "geglu"},
+    "opt-350m": {**GPT2, "norm_place": "post", "embedding_width": 12, "activation": "relu"},
+    "mixtral": {**LLAMA, "experts": 4, "experts_every": 2},
+    "nowhere": {"positions": "none", "scaled_scores": False},
+}
+"""Architectures whose every position sees all before it through the layers, in a window of 16."""
 
 
 @pytest.fixture(params=RECIPES)
@@ -69,35 +97,43 @@ def odd_configs(configure: Callable[..., Any]) -> list[Any]:
     configs = []
     for number in range(30):
         channels, groups, repeats = draw.choice([2, 4, 6, 10]), draw.choice([1, 2, 3]), draw.choice([1, 2, 5])
-        init = ["modern", "gpt2"][number % 2]
+        positions = draw.choice(["rotary", "learned", "sinusoidal", "alibi", "transformer_xl", "none"])
+        layers, place = draw.randint(1, 4), draw.choice(["pre", "pre", "post"])
+        init = "gpt2" if place == "post" else ["modern", "gpt2"][number % 2]
+        window, experts = draw.choice([None, 1, 5]), draw.choice([None, None, 3])
+        names = ("gain", "embedding_norm", "qk_norm", "bias", "tied", "mixing", "shift", "head_bias")
+        flags = {name: draw.random() < 0.5 for name in (*names, "scaled_logits", "scaled_embedding", "scaled_scores")}
+        flags["bias"] = flags["bias"] and experts is None
+        narrow = draw.choice([None, None, 9])
         configs.append(
             configure(
-                layers=draw.randint(1, 4),
+                layers=layers,
                 width=channels * groups * repeats,
                 heads=groups * repeats,
                 kv_heads=draw.choice([groups, None]),
+                head_dim=draw.choice([None, None, 4]),
                 hidden=draw.choice([None, 7, 33]),
                 context=draw.randint(1, 30),
                 vocabulary=draw.randint(1, 99),
-                positions=draw.choice(["rotary", "learned"]),
+                embedding_width=narrow,
+                positions=positions,
+                rope_share=draw.choice([1.0, 0.5]) if positions == "rotary" and channels == 4 else 1.0,
+                sliding_window=window,
+                sliding_every=draw.randint(1, layers) if window else 1,
+                experts=experts,
+                experts_per_token=draw.randint(1, 3) if experts else 2,
+                experts_every=draw.randint(1, layers) if experts else 1,
+                attention_bias=draw.choice([None, True, False]),
+                output_bias=draw.choice([None, True, False]),
                 norm=draw.choice(["rms", "layer"]),
-                activation=draw.choice(["relu2", "gelu", "gelu_tanh", "swiglu"]),
+                norm_place=place,
+                parallel=draw.choice([None, "one_norm", "two_norms"]) if place == "pre" else None,
+                activation=draw.choice(["relu2", "relu", "gelu", "gelu_tanh", "swiglu", "geglu", "geglu_tanh"]),
+                value_embeddings=narrow is None and draw.random() < 0.5,
                 init=init,
                 init_std=draw.choice([None, 0.1]) if init == "gpt2" else None,
                 softcap=draw.choice([None, 15.0]),
-                **{
-                    name: draw.random() < 0.5
-                    for name in (
-                        "gain",
-                        "embedding_norm",
-                        "qk_norm",
-                        "bias",
-                        "tied",
-                        "mixing",
-                        "value_embeddings",
-                        "shift",
-                    )
-                },
+                **flags,
             )
         )
     return configs

@@ -38,6 +38,28 @@ def test_explicit_attention_is_torchs_forward_and_backward(inputs: list[Tensor],
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("limit", [T, T - 1])
+@pytest.mark.parametrize("shape", [(1, 4, T, T), (2, 4, T, T), (1, 1, 1, T)])
+@pytest.mark.parametrize("masked", [True, False])
+def test_what_is_added_to_scores_gets_its_gradient(
+    inputs: list[Tensor], masked: bool, shape: tuple[int, ...], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "EXPLICIT", limit)
+    added = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(2, 1, T, T, dtype=torch.bool).tril()
+    if masked:
+        documents = torch.randint(0, 3, (2, T)).sort(dim=1).values
+        mask = (documents[:, None, :, None] == documents[:, None, None, :]).tril()
+    ours = attend(*inputs, mask if masked else None, 0.0, False, added, 0.5)
+    query, key, value = inputs
+    scores = (0.5 * query @ key.transpose(2, 3) + added).masked_fill(~mask, -torch.inf)
+    theirs = scores.softmax(dim=-1) @ value
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    learned = [*inputs, added]
+    for mine, other in zip(gradients(ours, learned), gradients(theirs, learned), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
 def test_unbounded_scores_do_not_overflow(inputs: list[Tensor]) -> None:
     query, key, value = (x.detach().float() for x in inputs)
     output = attend(query * 1e4, key * 1e4, value, None, 0.0, False)

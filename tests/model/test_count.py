@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from groundup.core.config import from_dict
-from groundup.model import config as _  # noqa: F401  # registers the decoder
 from groundup.model import count
 
-PRESETS = Path(__file__).parents[2] / "conf" / "model"
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("model_presets", Path(__file__).with_name("presets.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+presets = _load()
 
 
 def preset(name: str) -> Any:
-    values = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-    assert values.pop("defaults") == ["decoder"]
-    return from_dict("model", {"kind": "decoder", "context": 1024, "vocabulary": 32_000, **values})
+    return presets.preset(name, context=1024, vocabulary=32_000)
 
 
 def built(config: Any) -> dict[str, int]:
@@ -31,7 +37,7 @@ def built(config: Any) -> dict[str, int]:
     groups = {"embedding": 0, "matrix": 0, "vector": 0}
     embeddings = {id(part.weight) for part in net.modules() if isinstance(part, torch.nn.Embedding)}
     for parameter in net.parameters():
-        kind = "embedding" if id(parameter) in embeddings else "matrix" if parameter.ndim == 2 else "vector"
+        kind = "embedding" if id(parameter) in embeddings else "matrix" if parameter.ndim >= 2 else "vector"
         groups[kind] += parameter.numel()
     return {**groups, "total": sum(groups.values())}
 
@@ -48,7 +54,7 @@ class Products(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+@pytest.mark.parametrize("name", presets.NAMES)
 def test_a_preset_has_as_many_parameters_as_counted(name: str) -> None:
     config = preset(name)
     assert count.parameters(config) == built(config)

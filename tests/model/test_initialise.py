@@ -31,6 +31,44 @@ def test_gpt2_scales_what_writes_to_the_stream_by_the_depth(configure: Callable[
             assert float(parameter.detach().std()) == pytest.approx(expected, rel=0.05), name
 
 
+def spread(net: Any) -> dict[str, float]:
+    return {name: float(p.detach().std()) for name, p in net.named_parameters() if p.ndim > 1}
+
+
+def test_small_gaussians_are_all_alike(configure: Callable[..., Any]) -> None:
+    assert all(std == pytest.approx(0.02, rel=0.05) for std in spread(make(configure, init="gaussian")).values())
+
+
+def test_depth_scaled_matrices_shrink_with_the_root_of_their_layer(configure: Callable[..., Any]) -> None:
+    found = spread(make(configure, init="depth", norm_place="post"))
+    for layer in range(3):
+        for part, sizes in (("attention.query", 128 + 128), ("feedforward.up", 128 + 512)):
+            expected = math.sqrt(2 / sizes / (layer + 1))
+            assert found[f"trunk.blocks.{layer}.{part}.weight"] == pytest.approx(expected, rel=0.05)
+
+
+def test_small_init_is_neoxs(configure: Callable[..., Any]) -> None:
+    found = spread(make(configure, init="small"))
+    for name, std in found.items():
+        expected = 2 / (3 * math.sqrt(128)) if name.endswith(RESIDUAL) else math.sqrt(2 / (5 * 128))
+        assert std == pytest.approx(expected, rel=0.05), name
+
+
+def test_fan_in_is_palms(configure: Callable[..., Any]) -> None:
+    found = spread(make(configure, init="fan_in", tied=True))
+    assert found.pop("trunk.embedding.weight") == pytest.approx(1, rel=0.05)
+    assert found["trunk.blocks.0.feedforward.down.weight"] == pytest.approx(512**-0.5, rel=0.05)
+    assert found["trunk.blocks.0.attention.key.weight"] == pytest.approx(128**-0.5, rel=0.05)
+
+
+def test_at_the_base_width_mup_changes_nothing(configure: Callable[..., Any]) -> None:
+    plain, base = (make(configure, init="gpt2", **options) for options in ({}, {"mup_base": 128}))
+    tokens = torch.randint(0, 301, (2, 16))
+    assert torch.equal(plain(tokens), base(tokens))
+    assert set(base.rate_scales().values()) == {1.0}
+    assert plain.rate_scales() == {}
+
+
 def test_modern_blocks_begin_as_the_identity_and_predictions_as_uniform(configure: Callable[..., Any]) -> None:
     net = make(configure, mixing=True, value_embeddings=True, shift=True)
     for name, parameter in net.named_parameters():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import importlib.util
 import json
+import logging
 import random
 import subprocess
 import sys
@@ -103,3 +105,87 @@ def close_call(net: Any, tokenizer: Tokenizer, prompt: str, mine: str, theirs: s
     logits_V = net(torch.tensor([[tokenizer.end, *tokenizer.encode(prompt), *ours[:same]]]))[0, -1]
     first, second = logits_V.topk(2).values.tolist()
     return bool(first - second < NEAR)
+
+
+ODD = 20
+"""Odd networks of each family."""
+
+
+@functools.cache
+def odd_networks() -> tuple[float, int, int]:
+    """Odd networks of every family, made here and taken there and the other way round.
+
+    Returns:
+        The largest difference of logits as a share of the largest logit, how often something else was wrong, and of how
+        many networks.
+    """
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    spec = importlib.util.spec_from_file_location("odd", ROOT / "tests" / "interop" / "odd.py")
+    assert spec is not None and spec.loader is not None
+    odd: Any = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = odd
+    spec.loader.exec_module(odd)
+    worst, wrong, count = 0.0, 0, 0
+    for model_type in odd.DRAWN:
+        for number in range(ODD):
+            with tempfile.TemporaryDirectory(prefix="groundup-proof-") as place:
+                off, amiss = odd.both_ways(model_type, number, Path(place))
+            if off > 1e-4 or amiss:
+                print(f"{model_type} {number}: {off:.2e}, {amiss} wrong", file=sys.stderr)
+            worst, wrong, count = max(worst, off), wrong + amiss, count + 2
+    return worst, wrong, count
+
+
+def odd_networks_differ_by() -> tuple[float, int]:
+    """The largest difference of their logits."""
+    worst, _, count = odd_networks()
+    return worst, count
+
+
+def odd_networks_gone_wrong() -> tuple[float, int]:
+    """Return trips with other weights, and other greedy texts."""
+    _, wrong, count = odd_networks()
+    return float(wrong), count
+
+
+LARGE = {"layers": 12, "width": 1024, "heads": 16, "context": 128, "vocabulary": 50_000}
+CONVERT = """
+import sys, threading, time
+from pathlib import Path
+from groundup.interop.folder import export, import_
+
+def anonymous():
+    line = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+def watch():
+    while True:
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.005)
+
+place = Path(sys.argv[1])
+before = anonymous()
+peak = [before]
+threading.Thread(target=watch, daemon=True).start()
+export(place / "run", place / "hf", part_bytes=50_000_000)
+import_(place / "hf", place / "back")
+print(peak[0] - before)
+"""
+
+
+def memory_of_a_conversion() -> tuple[float, int]:
+    """Memory that conversions there and back take, as a share of the weights; files of 50 MB."""
+    from groundup.model.config import Decoder
+    from groundup.model.load import save
+    from groundup.tokenizer.byte import Bytes
+
+    with tempfile.TemporaryDirectory(prefix="groundup-proof-") as place:
+        config = Decoder(**LARGE)
+        save(config.build(), config, Path(place) / "run")
+        Bytes().save(Path(place) / "run" / "tokenizer")
+        done = subprocess.run([sys.executable, "-c", CONVERT, place], capture_output=True, text=True, check=True)
+        size = (Path(place) / "run" / "weights.safetensors").stat().st_size
+        same = (Path(place) / "back" / "weights.safetensors").read_bytes()
+        if same != (Path(place) / "run" / "weights.safetensors").read_bytes():
+            return float("nan"), size
+    return int(done.stdout) / size, size

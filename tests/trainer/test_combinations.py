@@ -32,23 +32,44 @@ CHOICES: dict[str, list[str]] = {
     "model.width": ["32", "48"],
     "model.heads": ["1", "2", "4"],
     "model.kv_heads": ["null", "1", "2"],
-    "model.positions": ["learned", "rotary"],
+    "model.head_dim": ["null", "null", "8"],
+    "model.embedding_width": ["null", "null", "10"],
+    "model.positions": [
+        "learned",
+        "rotary",
+        "rotary model.rope_share=0.5",
+        "sinusoidal",
+        "alibi",
+        "transformer_xl",
+        "none",
+    ],
+    "model.sliding_window": ["null", "7", "7 model.sliding_every=2"],
+    "model.scaled_scores": ["true", "true", "false"],
+    "model.attention_bias": ["null", "true"],
+    "model.output_bias": ["null", "true"],
     "model.norm": ["rms", "layer"],
+    "model.norm_place": ["pre", "pre", "pre", "post model.init=gpt2"],
+    "model.parallel": ["null", "one_norm", "two_norms"],
     "model.gain": ["true", "false"],
     "model.embedding_norm": ["true", "false"],
     "model.qk_norm": ["true", "false"],
-    "model.activation": ["relu2", "gelu", "gelu_tanh", "swiglu"],
+    "model.activation": ["relu2", "relu", "gelu", "gelu_tanh", "swiglu", "geglu", "geglu_tanh"],
+    "model.experts": ["null", "null", "3", "3 model.experts_every=2"],
     "model.bias": ["true", "false"],
     "model.tied": ["true", "false"],
+    "model.head_bias": ["true", "false"],
+    "model.scaled_embedding": ["true", "false"],
+    "model.scaled_logits": ["true", "false"],
     "model.dropout": ["0.0", "0.2"],
     "model.softcap": ["null", "15.0"],
     "model.mixing": ["true", "false"],
     "model.value_embeddings": ["true", "false"],
     "model.shift": ["true", "false"],
-    "model.init": ["modern", "gpt2"],
+    "model.init": ["modern", "gpt2", "gaussian", "depth", "small", "fan_in"],
+    "objective": ["pretrain", "pretrain", "prefix model.mask=prefix"],
     "objective.z_loss": ["null", "1e-4"],
     "objective.clip": ["null", "1.0"],
-    "optimizer": ["adamw", "muon", "sgd", "adafactor", "lion"],
+    "optimizer": ["adamw", "adamw model.mup_base=16", "muon", "sgd", "adafactor", "lion"],
     "optimizer.l1": ["0.0", "1e-6"],
     "optimizer.decay_embeddings": ["true", "false"],
     "schedule": ["constant", "linear", "cosine", "wsd"],
@@ -88,12 +109,18 @@ def draw(number: int) -> list[str]:
     """The first valid combination of a number's stream."""
     stream = random.Random(number)
     while True:
-        overrides = [f"{key}={stream.choice(values)}" for key, values in CHOICES.items()]
+        drawn = dict(override.split("=", 1) for override in _drawn(stream))  # what comes later, with a space, wins
+        overrides = [f"{key}={value}" for key, value in drawn.items()]
         try:
             composed("train", [*COMMON, *overrides, "data.batch_tokens=256"])
         except ConfigError:
             continue
         return overrides
+
+
+def _drawn(stream: random.Random) -> list[str]:
+    """An override for each choice, and for those that bring one more."""
+    return [override for key, values in CHOICES.items() for override in f"{key}={stream.choice(values)}".split()]
 
 
 @pytest.mark.filterwarnings("ignore:.*resource_tracker.*")

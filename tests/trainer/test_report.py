@@ -124,6 +124,18 @@ def test_the_page_shows_the_figures_and_what_it_shows_is_escaped(finished: tuple
     assert json.loads((folder / "report.json").read_text())["held_out"]["all"] == 1.5
 
 
+def test_the_last_scores_of_tasks_asked_on_the_way_are_on_the_page(finished: tuple[Path, Any, Outcome]) -> None:
+    folder, *_ = finished
+    assert measure(*finished)["tasks"] == []
+    write_run_report(*finished)
+    assert "## Tasks" not in (folder / "report.md").read_text()
+    for step, value in ((10, 0.25), (20, 0.5)):
+        History(folder / METRICS).append(step, {"evaluation/piqa-5-shot/acc": value})
+    assert measure(*finished)["tasks"] == [{"task": "piqa-5-shot", "figure": "acc", "value": 0.5, "step": 20}]
+    write_run_report(*finished)
+    assert "| piqa-5-shot | acc | 0.5000 | 20 |" in (folder / "report.md").read_text()
+
+
 def test_a_run_without_samples_or_speed_has_a_report_too(finished: tuple[Path, Any, Outcome]) -> None:
     folder, recipe, outcome = finished
     for name in (SPEED, samples.RECORDS, METRICS):

@@ -14,6 +14,7 @@ from groundup.core.progress import Progress
 from groundup.data.opening import Opened
 from groundup.data.step import Parcel, Step
 from groundup.data.steps import HeldOut, Steps
+from groundup.data.view import View
 
 if TYPE_CHECKING:
     from groundup.data.config import Shards
@@ -32,6 +33,7 @@ class StreamModule(LightningDataModule):
         first: where the segment starts; the first item is step `first.steps` at sample `first.samples`.
         steps: optimizer steps in the segment.
         rank, world: which of how many processes.
+        view: what the objective shows of the text; None: each token's successor is predicted.
 
     Raises:
         DataError, ConfigError: as `Opened`.
@@ -45,6 +47,7 @@ class StreamModule(LightningDataModule):
         steps: int,
         rank: int = 0,
         world: int = 1,
+        view: View | None = None,
     ) -> None:
         super().__init__()
         self.config, self.rank, self.world = config, rank, world
@@ -52,11 +55,11 @@ class StreamModule(LightningDataModule):
         self.opened = Opened(config, config.verify if rank == 0 else "size")
         self.stream = self.opened.stream(seed)
         self.steps = Steps(
-            self.stream, first, steps, config.samples, config.rows, rank, world, document_mask=config.document_mask
+            self.stream, first, steps, config.samples, config.rows, rank, world, config.document_mask, view
         )
         end = self.stream.end if config.document_mask else None
         self.held_out = [
-            HeldOut(source, config.context, config.rows, rank, world, end, config.held_out_tokens)
+            HeldOut(source, config.context, config.rows, rank, world, end, config.held_out_tokens, view)
             for source in self.opened.held_out()
         ]
 

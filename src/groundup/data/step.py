@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from groundup.data.view import View
 from groundup.shard.documents import documents
 
 IGNORED = -100
@@ -29,12 +30,14 @@ class Batch:
         documents_BT: int32, the document of each position, rising along a row; None where documents are not told
             apart.
         positions_BT: int64, the position of each token in its document; None with `documents_BT`.
+        prefix_BT: bool, whether a token is given and seen by all; None where none is.
     """
 
     tokens_BT: torch.Tensor  # noqa: N815
     targets_BT: torch.Tensor  # noqa: N815
     documents_BT: torch.Tensor | None = None  # noqa: N815
     positions_BT: torch.Tensor | None = None  # noqa: N815
+    prefix_BT: torch.Tensor | None = None  # noqa: N815
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same on a device."""
@@ -45,12 +48,8 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        return Batch(
-            change(self.tokens_BT),
-            change(self.targets_BT),
-            None if self.documents_BT is None else change(self.documents_BT),
-            None if self.positions_BT is None else change(self.positions_BT),
-        )
+        there = (self.tokens_BT, self.targets_BT, self.documents_BT, self.positions_BT, self.prefix_BT)
+        return Batch(*(None if tensor is None else change(tensor) for tensor in there))  # type: ignore[arg-type]
 
 
 @dataclass(eq=False)
@@ -106,6 +105,8 @@ class Parcel:
         rows: (steps * micro-batches * B, T + 1) tokens of the shards' type.
         filled: targets that are predicted in each row, from its start; None where that is all of them.
         end: the id that opens documents, None where they are not told apart.
+        samples: the number of each row, for the view; None where there is none.
+        view: what the objective shows of them.
     """
 
     heads: list[Head]
@@ -113,9 +114,11 @@ class Parcel:
     rows: NDArray[Any]
     filled: NDArray[np.int64] | None
     end: int | None
+    samples: NDArray[np.int64] | None = None
+    view: View | None = None
 
     def __reduce__(self) -> tuple[Callable[..., list[Step]], tuple[Any, ...]]:
-        return _unpack, (self.heads, self.micro_numbers, self.rows, self.filled, self.end)
+        return _unpack, (self.heads, self.micro_numbers, self.rows, self.filled, self.end, self.samples, self.view)
 
     def unpack(self) -> list[Step]:
         """The steps, as tensors of this process."""
@@ -129,6 +132,11 @@ class Parcel:
         shape = (len(self.heads) * many, -1, context)
         split = [torch.from_numpy(part).view(shape).unbind() for part in parts]
         batches = [Batch(*part) for part in zip(*split, strict=True)]
+        if self.view is not None and self.samples is not None:
+            numbers = self.samples.reshape(len(batches), -1)
+            filled = np.full(numbers.size, context) if self.filled is None else self.filled
+            shown = zip(batches, numbers, filled.reshape(numbers.shape), strict=True)
+            batches = [self.view.show(*row) for row in shown]
         return [
             Step(
                 step=head.step,

@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     export = ways.add_parser("export", help="a model folder to a folder of Hugging Face's")
     export.add_argument("run", type=Path, help="a finished run's folder")
     export.add_argument("folder", type=Path, help="is made")
+    export.add_argument("--as", dest="model_type", help="a model_type, where the network is of several (gpt2, opt)")
     export.set_defaults(do=_export)
     back = ways.add_parser("import", help="a folder of Hugging Face's to a model folder")
     back.add_argument("folder", type=Path, help="with config.json, safetensors and a tokenizer")
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 def _export(given: argparse.Namespace) -> str:
     from groundup.interop.folder import export
 
-    family = export(given.run, given.folder)
+    family = export(given.run, given.folder, given.model_type)
     return f"{given.folder}: a {family.architecture}, for AutoModelForCausalLM and AutoTokenizer"
 
 

@@ -42,7 +42,8 @@ def beginning(model: Decoder, imported: Path) -> Decoder:
             raise CheckpointError(f"model.init_from={model.init_from}", "holds no model", REMEDY)
         folder = _import(folder, imported)
     found = read_config(folder)
-    return replace(found, dropout=model.dropout, init_from=str(folder), init_hash=checksum(folder / WEIGHTS)[:16])
+    kept = {name: getattr(model, name) for name in ("dropout", "attention_dropout", "embedding_dropout")}
+    return replace(found, **kept, init_from=str(folder), init_hash=checksum(folder / WEIGHTS)[:16])
 
 
 def _import(folder: Path, imported: Path) -> Path:

@@ -1,62 +1,146 @@
-"""Which of Hugging Face's architectures a network is, and how names, options and channels map; it opens no file."""
+"""An architecture of transformers that some networks are: how its config and its tensors map; it opens no file."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from groundup.core.errors import ConfigError, DataError
+from groundup.core.errors import DataError
+from groundup.interop.form import PLAIN, Form
 from groundup.model.config import Decoder
 
-NORMS = {
-    "trunk.norm": "model.norm",
-    "trunk.blocks.{}.attention_norm": "model.layers.{}.input_layernorm",
-    "trunk.blocks.{}.feedforward_norm": "model.layers.{}.post_attention_layernorm",
+ACTIVATIONS = {
+    "relu": "relu",
+    "relu2": "relu2",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
 }
-SHARED = {
-    "trunk.embedding": "model.embed_tokens",
-    "head": "lm_head",
-    "trunk.blocks.{}.attention.query": "model.layers.{}.self_attn.q_proj",
-    "trunk.blocks.{}.attention.key": "model.layers.{}.self_attn.k_proj",
-    "trunk.blocks.{}.attention.value": "model.layers.{}.self_attn.v_proj",
-    "trunk.blocks.{}.attention.output": "model.layers.{}.self_attn.o_proj",
-    **NORMS,
+"""Their names of activations, and ours; what comes first is written."""
+
+GATES = {"silu": "swiglu", "gelu": "geglu", "gelu_new": "geglu_tanh", "gelu_pytorch_tanh": "geglu_tanh"}
+"""The same of a gate's."""
+
+OPTIONS = {
+    "feedforward": "hidden",
+    "groups": "kv_heads",
+    "channels": "head_dim",
+    "embedded": "embedding_width",
+    "qkv_bias": "attention_bias",
+    "mixed_bias": "output_bias",
 }
-TURNED = ("attention.query.weight", "attention.key.weight")
+"""Properties of a config that stand for an option which may be null."""
+
+NULL: dict[str, Callable[[Decoder], Any]] = {
+    "hidden": lambda config: dataclasses.replace(config, hidden=None).feedforward,
+    "kv_heads": lambda config: config.heads,
+    "head_dim": lambda config: config.width / config.heads,
+    "embedding_width": lambda config: config.width,
+}
+"""What null stands for in an option."""
+
+BASE: dict[str, Any] = {
+    "mask": "causal",
+    "norm_place": "pre",
+    "parallel": None,
+    "sliding_window": None,
+    "sliding_every": 1,
+    "scaled_scores": True,
+    "embedding_norm": False,
+    "embedding_width": None,
+    "scaled_embedding": False,
+    "scaled_logits": False,
+    "head_bias": False,
+    "softcap": None,
+    "experts": None,
+    "mixing": False,
+    "value_embeddings": False,
+    "shift": False,
+}
+"""What most families have."""
+
+Reads = Callable[[Mapping[str, Any], str], dict[str, Any]]
+Writes = Callable[[Decoder], dict[str, Any]]
 
 
-@dataclass(frozen=True)
+class To(NamedTuple):
+    """A module of theirs, and the form that its tensors have there."""
+
+    name: str
+    form: Form = PLAIN
+
+
+class Link(NamedTuple):
+    """One tensor of theirs.
+
+    Attributes:
+        theirs: its name.
+        ours: the names of our tensors in it.
+        form: how it is made of them.
+        zero: it is all zeros, as many as the first of `ours` has rows.
+        expert: it is the matrix of this expert alone, of all those in ours.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    form: Form
+    zero: bool = False
+    expert: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """An architecture of transformers that some decoders are.
+    """An architecture of transformers.
 
     Attributes:
         model_type: its name in `config.json`.
         architecture: the class that has a head.
-        parts: options of `Decoder` that a network of the family must have.
-        names: modules here and there; `{}` stands for the layer's number.
-        turns_back: it rotates queries and keys the other way round; since a turn of a pair (a, b) by -t is one of
-            (b, a) by t, the halves of each head's query and key channels change places.
-        options: further entries of `config.json`.
+        parts: attributes of the networks that are of it, and their values, or functions of the network.
+        keys: entries of `config.json` that are attributes of a network.
+        defaults: what such an entry means where it is missing.
+        fixed: entries that are always so; another value there is another network.
+        written: entries that are written and not read.
+        activation: the entry that names the activation, and whether it is a gate's; None: it is none.
+        modules: our modules, `{}` standing for the layer, and theirs; several of ours are one of theirs, and one of
+            ours is several of theirs where `{expert}` stands for the expert.
+        zeros: our modules that theirs gives a bias of zeros where ours has none.
+        prefix: what a file of weights may leave out in front of the names of theirs.
+        ignored: ends of names of theirs that say nothing about the network.
+        reads: options from what `keys` cannot say, given the entries and the file's name.
+        writes: entries likewise.
     """
 
     model_type: str
     architecture: str
     parts: Mapping[str, Any]
-    names: Mapping[str, str]
-    turns_back: bool
-    options: Mapping[str, Any]
+    keys: Mapping[str, str]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    written: Mapping[str, Any] = field(default_factory=dict)
+    activation: tuple[str, bool] | None = None
+    modules: Mapping[tuple[str, ...], To]
+    zeros: tuple[str, ...] = ()
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+    reads: Reads | None = None
+    writes: Writes | None = None
 
     def misfits(self, config: Decoder) -> list[str]:
         """The options of a network, as a user would write them, that the family has otherwise."""
-        return [
-            f"{key}={_said(getattr(config, key))} (not {_said(value)})"
-            for key, value in self.parts.items()
-            if getattr(config, key) != value
-        ]
+        found = []
+        for name, value in self.parts.items():
+            wanted = value(config) if callable(value) else value
+            if getattr(config, name) != wanted:
+                option = OPTIONS.get(name, name)
+                found.append(f"{option}={_said(getattr(config, name))} (not {_said(wanted)})")
+        if self.activation is not None and config.gated != self.activation[1]:
+            known = dict.fromkeys((GATES if self.activation[1] else ACTIVATIONS).values())
+            found.append(f"activation={config.activation} (not {' or '.join(known)})")
+        return found
 
     def describe(self, config: Decoder, end: int) -> dict[str, Any]:
         """The content of `config.json`.
@@ -65,29 +149,21 @@ class Family:
             config: a closed config of this family.
             end: the id between documents, which also stands before a text.
         """
-        vocabulary, context = config.closed()
+        entries = {theirs: getattr(config, ours) for theirs, ours in self.keys.items()}
+        if self.activation is not None:
+            known = GATES if self.activation[1] else ACTIVATIONS
+            entries[self.activation[0]] = next(key for key, ours in known.items() if ours == config.activation)
         return {
             "architectures": [self.architecture],
             "model_type": self.model_type,
-            "vocab_size": vocabulary,
-            "hidden_size": config.width,
-            "intermediate_size": config.feedforward,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": config.heads,
-            "num_key_value_heads": config.groups,
-            "max_position_embeddings": context,
-            "rms_norm_eps": config.norm_eps,
-            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
-            "rope_theta": config.rope_base,
-            "attention_dropout": 0.0,
-            "attention_bias": False,
-            "tie_word_embeddings": config.tied,
+            **entries,
+            **self.fixed,
+            **self.written,
+            **({} if self.writes is None else self.writes(config)),
             "bos_token_id": end,
             "eos_token_id": end,
             "pad_token_id": end,
             "dtype": "float32",
-            **self.options,
-            **({"final_logit_softcapping": config.softcap} if "softcap" not in self.parts else {}),
         }
 
     def config(self, there: Mapping[str, Any], where: str) -> Decoder:
@@ -95,139 +171,98 @@ class Family:
 
         Raises:
             DataError: it has something that no network here has.
+            KeyError, TypeError, ValueError, ArithmeticError: it is damaged.
         """
-        heads = int(there["num_attention_heads"])
-        groups = int(there.get("num_key_value_heads") or heads)
-        rope = there.get("rope_parameters") or there.get("rope_scaling") or {}
-        if not isinstance(rope, Mapping):
-            raise TypeError("rope_parameters")
-        if not (
-            math.isfinite(float(rope.get("rope_theta", 1.0)))
-            and there.get("tie_word_embeddings", False) in (True, False)
-        ):
-            raise ValueError("rope_theta, tie_word_embeddings")
-        kept = {
-            "quantization_config": (there.get("quantization_config"), None),
-            "rope_parameters.rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
-            "head_dim": (there.get("head_dim") or there["hidden_size"] // heads, there["hidden_size"] // heads),
-            "attention_bias": (there.get("attention_bias", False), False),
-            **{key: (there.get(key, value), value) for key, value in self.options.items()},
-        }
-        for key, (given, known) in kept.items():
-            if given != known:
-                raise DataError(where, f"{key} is {given}", f"give a model of this family where it is {known}")
-        softcap = {} if "softcap" in self.parts else {"softcap": there.get("final_logit_softcapping", 15.0)}
-        return Decoder(
-            layers=int(there["num_hidden_layers"]),
-            width=int(there["hidden_size"]),
-            heads=heads,
-            kv_heads=None if groups == heads else groups,
-            hidden=int(there["intermediate_size"]),
-            context=int(there["max_position_embeddings"]),
-            vocabulary=int(there["vocab_size"]),
-            rope_base=float(rope.get("rope_theta", there.get("rope_theta", 10_000.0))),
-            norm_eps=float(there.get("rms_norm_eps", 1e-6)),
-            tied=bool(there.get("tie_word_embeddings", False)),
-            **{**self.parts, **softcap},
-        )
+        for key, known in {"quantization_config": None, **self.fixed}.items():
+            if there.get(key, known) != known:
+                raise DataError(where, f"{key} is {there[key]}", f"give a model of this family where it is {known}")
+        options = {key: value for key, value in self.parts.items() if key in FIELDS and not callable(value)}
+        options |= {OPTIONS[key]: value for key, value in self.parts.items() if key in OPTIONS and not callable(value)}
+        for theirs, ours in self.keys.items():
+            value = there.get(theirs, self.defaults[theirs]) if theirs in self.defaults else there[theirs]
+            option = OPTIONS.get(ours, ours)
+            options[option] = _converted(theirs, value, FIELDS[option])
+        if self.activation is not None:
+            key, gate = self.activation
+            name = there.get(key, self.defaults.get(key))
+            known = GATES if gate else ACTIVATIONS
+            if name not in known:
+                raise DataError(
+                    where, f"{key} is {name}", f"give a model of this family where it is {' or '.join(known)}"
+                )
+            options["activation"] = known[name]
+        if self.reads is not None:
+            options |= self.reads(there, where)
+        return _with_nulls(Decoder(**options, init="gpt2"))
 
-    def pairs(self, config: Decoder) -> Iterator[tuple[str, str]]:
-        """Names of the tensors here and there."""
-        for ours, theirs in self.names.items():
-            if (ours in NORMS and not config.gain) or (ours == "head" and config.tied):
-                continue
-            for layer in range(config.layers) if "{}" in ours else (0,):
-                yield f"{ours.format(layer)}.weight", f"{theirs.format(layer)}.weight"
+    def links(self, config: Decoder, names: Mapping[str, Any]) -> Iterator[Link]:
+        """All tensors of theirs.
 
-    def repeats(self, theirs: str, config: Decoder) -> bool:
+        Args:
+            config: the network.
+            names: has the names of its tensors.
+        """
+        for modules, to in self.modules.items():
+            for layer in range(config.layers) if "{}" in modules[0] else (0,):
+                for kind in ("weight", "bias"):
+                    ours = tuple(f"{module.format(layer)}.{kind}" for module in modules)
+                    theirs = f"{to.name.format(layer, expert='{}')}.{kind}"
+                    if ours[0] in names and "{}" in theirs:
+                        yield from (
+                            Link(theirs.format(expert), ours, to.form, expert=expert)
+                            for expert in range(config.expert_count)
+                        )
+                    elif ours[0] in names:
+                        yield Link(theirs, ours, to.form)
+                    elif kind == "bias" and modules[0] in self.zeros and f"{modules[0].format(layer)}.weight" in names:
+                        yield Link(theirs, (f"{modules[0].format(layer)}.weight",), to.form, zero=True)
+
+    def says_nothing(self, theirs: str, config: Decoder) -> bool:
         """Whether a tensor of theirs says nothing that the config and other tensors do not say."""
-        return theirs.endswith("rotary_emb.inv_freq") or (theirs == "lm_head.weight" and config.tied)
+        return theirs.endswith(("rotary_emb.inv_freq", *self.ignored)) or (theirs == self.head and config.tied)
 
-    def turned(self, name: str, tensor: Tensor, config: Decoder) -> Tensor:
-        """A tensor as the other side has it; the same both ways."""
-        if not (self.turns_back and name.endswith(TURNED)):
-            return tensor
-        halves = tensor.view(-1, 2, config.channels // 2, tensor.shape[1])
-        return halves.flip(1).reshape(tensor.shape)
+    @property
+    def embedding(self) -> str:
+        """The name there of the embedding's matrix."""
+        return f"{self.modules[('trunk.embedding',)].name}.weight"
 
-
-_PLAIN = {
-    "positions": "rotary",
-    "norm": "rms",
-    "bias": False,
-    "mixing": False,
-    "value_embeddings": False,
-    "shift": False,
-}
-
-NANOCHAT = Family(
-    model_type="nanochat",
-    architecture="NanoChatForCausalLM",
-    parts={**_PLAIN, "activation": "relu2", "gain": False, "embedding_norm": True, "qk_norm": True},
-    names={
-        **SHARED,
-        "trunk.blocks.{}.feedforward.up": "model.layers.{}.mlp.fc1",
-        "trunk.blocks.{}.feedforward.down": "model.layers.{}.mlp.fc2",
-    },
-    turns_back=True,
-    options={"hidden_act": "relu2"},
-)
-"""The default decoder's twin (Karpathy 2025, nanochat): squared ReLU, norms without gains, also of queries and keys."""
-
-LLAMA = Family(
-    model_type="llama",
-    architecture="LlamaForCausalLM",
-    parts={
-        **_PLAIN,
-        "activation": "swiglu",
-        "gain": True,
-        "embedding_norm": False,
-        "qk_norm": False,
-        "softcap": None,
-    },
-    names={
-        **SHARED,
-        "trunk.blocks.{}.feedforward.gate": "model.layers.{}.mlp.gate_proj",
-        "trunk.blocks.{}.feedforward.up": "model.layers.{}.mlp.up_proj",
-        "trunk.blocks.{}.feedforward.down": "model.layers.{}.mlp.down_proj",
-    },
-    turns_back=False,
-    options={"hidden_act": "silu", "mlp_bias": False},
-)
-"""Llama (Touvron et al. 2023)."""
-
-FAMILIES = (NANOCHAT, LLAMA)
+    @property
+    def head(self) -> str:
+        """The name there of the head's matrix."""
+        return f"{self.modules[('head',)].name}.weight"
 
 
-def family_of(config: Decoder) -> Family:
-    """The family that a network is of.
+FIELDS = {entry.name: str(entry.type) for entry in dataclasses.fields(Decoder)}
+"""Our options and their types as written."""
+
+
+def _converted(key: str, value: Any, kind: str) -> Any:
+    """An entry as a value of an option's type.
 
     Raises:
-        ConfigError: there is none; told with what keeps it from the nearest one.
+        TypeError, ValueError, ArithmeticError: it is none.
     """
-    nearest = min(FAMILIES, key=lambda family: len(family.misfits(config)))
-    misfits = nearest.misfits(config)
-    if misfits:
-        known = " or ".join(family.architecture for family in FAMILIES)
-        raise ConfigError(
-            f"model.{misfits[0]}",
-            f"transformers has no such network: nearest is {nearest.architecture}, and {', '.join(misfits)}",
-            f"export a network that is a {known}",
-        )
-    return nearest
+    if value is None and "None" in kind:
+        return None
+    if kind.startswith("bool"):
+        if value not in (True, False):
+            raise ValueError(key)
+        return bool(value)
+    if kind.startswith("float"):
+        if not math.isfinite(float(value)):
+            raise ValueError(key)
+        return float(value)
+    return int(value) if kind.startswith("int") else str(value)
 
 
-def family_named(model_type: Any, where: str) -> Family:
-    """The family with a `model_type`.
-
-    Raises:
-        DataError: none is known.
-    """
-    for family in FAMILIES:
-        if family.model_type == model_type:
-            return family
-    known = ", ".join(family.model_type for family in FAMILIES)
-    raise DataError(where, f"is of model_type {model_type}", f"give a model of one of these: {known}")
+def _with_nulls(config: Decoder) -> Decoder:
+    """The same network, its options null wherever null says the same."""
+    same: dict[str, Any] = {option: None for option, meant in NULL.items() if getattr(config, option) == meant(config)}
+    if config.attention_bias == config.bias:
+        same["attention_bias"] = None
+    if config.output_bias == config.qkv_bias:
+        same["output_bias"] = None
+    return dataclasses.replace(config, **same)
 
 
 def _said(value: Any) -> str:

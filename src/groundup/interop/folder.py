@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from groundup.core.errors import CheckpointError, ConfigError, DataError
 from groundup.core.files import atomic_json, atomic_write, read_json
-from groundup.interop.family import Family, family_named, family_of
+from groundup.interop.card import README, card, recorded
+from groundup.interop.families import family_named, family_of
+from groundup.interop.family import Family, Link
 from groundup.interop.place import made
+from groundup.interop.theirs import INDEX, REMEDY, WEIGHTS, Theirs
 from groundup.interop.tokenizer_json import description, settings
 from groundup.model.config import Decoder
-from groundup.model.load import expect, load, read_config, save
+from groundup.model.load import read_config, shape_of, stored, write
+from groundup.model.stream import stream
 from groundup.tokenizer.huggingface import FILE
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.pretrained import open_pretrained
 from groundup.tokenizer.protocol import CARD, Tokenizer
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
+PART_BYTES = 2**31
+"""Weights of one file of an export."""
+
 TOKENIZER = "tokenizer"
 OWN = "groundup_tokenizer"
 """The folder of an export that keeps the tokenizer in our own form."""
 
-REMEDY = "give a folder with config.json, model.safetensors and a tokenizer, as `save_pretrained` writes it"
 
+def export(run: Path, folder: Path, model_type: str | None = None, part_bytes: int = PART_BYTES) -> Family:
+    """Write a model folder (a finished run, say) as a folder that transformers' `from_pretrained` takes, with its card.
 
-def export(run: Path, folder: Path) -> Family:
-    """Write a model folder (a finished run, say) as a folder that transformers' `from_pretrained` takes.
+    Memory holds one file's weights at a time, not the network's.
 
     Args:
         run: holds `model.json`, `weights.safetensors` and `tokenizer/`.
         folder: is made; it must not exist, or be empty.
+        model_type: the family, where the network is of several; None: the first.
+        part_bytes: weights beyond so many are written in several files and an index.
 
     Returns:
         What the network is there.
@@ -47,22 +56,22 @@ def export(run: Path, folder: Path) -> Family:
         StorageError: the folder holds something, or cannot be written.
     """
     config = read_config(run)
-    family = family_of(config)
+    family = family_of(config, model_type)
     tokenizer = load_tokenizer(run / TOKENIZER)
     if tokenizer.vocabulary > config.closed()[0]:
         what = f"is a network for {config.vocabulary} ids beside a tokenizer of {tokenizer.vocabulary}"
         raise CheckpointError(str(run), what, "give a run folder as it was written")
     text, end = description(tokenizer, str(run / TOKENIZER))
-    tensors = load(run).state_dict()
-    with made(folder) as place:
+    with stored(run) as (_, tensor), made(folder) as place:
         tokenizer.save(place / OWN)  # so that the way back gives exactly this one
         atomic_write(place / FILE, text)
         atomic_json(place / "tokenizer_config.json", settings(end, config.closed()[1]))
         ids = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.end}
         atomic_json(place / "generation_config.json", ids)
-        renamed = {theirs: family.turned(ours, tensors[ours], config) for ours, theirs in family.pairs(config)}
-        atomic_write(place / WEIGHTS, safetensors.torch.save(renamed, metadata={"format": "pt"}))
+        _write(place, family, config, tensor, part_bytes)
         atomic_json(place / CONFIG, family.describe(config, tokenizer.end))
+        record = recorded(run, tokenizer.digest)
+        atomic_write(place / README, card(folder.resolve().name, family.architecture, config, tokenizer, record))
     return family
 
 
@@ -96,26 +105,94 @@ def import_(folder: Path, run: Path) -> Decoder:
     if tokenizer.vocabulary > config.closed()[0]:
         what = f"has vocab_size {config.vocabulary}, and the tokenizer beside it {tokenizer.vocabulary} ids"
         raise DataError(str(where), what, REMEDY)
-    with torch.device("meta"):
-        net = config.build()
-    found, pairs = _weights(folder), dict(family.pairs(config))
-    left = sorted(name for name in found.keys() - set(pairs.values()) if not family.repeats(name, config))
-    if left:
-        raise CheckpointError(str(folder / WEIGHTS), f"holds {left[0]}, which {CONFIG} does not speak of", REMEDY)
-    tied, own = (found.get(name) for name in ("model.embed_tokens.weight", "lm_head.weight"))
-    if config.tied and tied is not None and own is not None and not torch.equal(tied, own):
-        what = f"holds an lm_head.weight of its own, and {CONFIG} says tie_word_embeddings"
-        raise CheckpointError(str(folder / WEIGHTS), what, "set tie_word_embeddings to false if it is meant")
-    tensors = {ours: family.turned(ours, found[theirs], config) for ours, theirs in pairs.items() if theirs in found}
-    try:
-        expect(tensors, net.state_dict(), folder / WEIGHTS)
-    except CheckpointError as error:
-        raise CheckpointError(error.where, error.what.replace("model.json", CONFIG), REMEDY) from None
-    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
-    with made(run) as place:
-        tokenizer.save(place / TOKENIZER)
-        save(net, config, place)
+    with Theirs(folder, family.prefix) as theirs:
+        source = _checked(theirs, family, config)
+        with made(run) as place:
+            tokenizer.save(place / TOKENIZER)
+            kinds = {name: (torch.float32, shape) for name, shape in _shapes(config).items()}
+            write(config, place, kinds, lambda name: source(name).float())
     return config
+
+
+def _shapes(config: Decoder) -> dict[str, torch.Size]:
+    """The names and shapes of a network's tensors."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in config.build().state_dict().items()}
+
+
+def _write(place: Path, family: Family, config: Decoder, tensor: Callable[[str], Tensor], part_bytes: int) -> None:
+    """Write the weights of an export, in one file or in several with an index."""
+    shapes = _shapes(config)
+    parts: list[list[Link]] = [[]]
+    size = 0
+    for link in family.links(config, shapes):
+        more = 4 * sum(math.prod(shapes[name]) for name in link.ours)
+        if parts[-1] and size + more > part_bytes:
+            parts.append([])
+            size = 0
+        parts[-1].append(link)
+        size += more
+    index: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        name = WEIGHTS if len(parts) == 1 else f"model-{number:05}-of-{len(parts):05}.safetensors"
+        content = {link.theirs: _out(link, config, tensor) for link in part}
+        kinds = {theirs: (value.dtype, value.shape) for theirs, value in content.items()}
+        stream(place / name, kinds, content.__getitem__)
+        index |= dict.fromkeys(content, name)
+    if len(parts) > 1:
+        total = 4 * sum(math.prod(shape) for shape in shapes.values())
+        atomic_json(place / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def _out(link: Link, config: Decoder, tensor: Callable[[str], Tensor]) -> Tensor:
+    """A tensor of theirs."""
+    parts = [tensor(name) if link.expert is None else tensor(name)[link.expert] for name in link.ours]
+    return parts[0].new_zeros(len(parts[0])) if link.zero else link.form.theirs(parts, config)
+
+
+def _checked(theirs: Theirs, family: Family, config: Decoder) -> Callable[[str], Tensor]:
+    """What reads our tensors from theirs, once all of theirs have been looked at.
+
+    Raises:
+        CheckpointError: one is missing, is too much, or says what no network here can.
+    """
+    shapes = _shapes(config)
+    links = list(family.links(config, shapes))
+    left = sorted(theirs.names - {link.theirs for link in links})
+    left = [name for name in left if not family.says_nothing(name, config)]
+    if left:
+        raise CheckpointError(theirs.path(left[0]), f"holds {left[0]}, which {CONFIG} does not speak of", REMEDY)
+    both = config.tied and {family.embedding, family.head} <= theirs.names
+    if both and not torch.equal(theirs.tensor(family.embedding), theirs.tensor(family.head)):
+        what = f"holds its own {family.head}, and {CONFIG} says tie_word_embeddings"
+        raise CheckpointError(theirs.path(family.head), what, "set tie_word_embeddings to false if it is meant")
+    places: dict[str, list[tuple[Link, int]]] = {}
+    for link in links:
+        if link.theirs not in theirs.names:
+            if link.zero:
+                continue
+            what = f"holds another model's weights: there is no {link.theirs}"
+            raise CheckpointError(theirs.path(None), what, REMEDY)
+        if link.zero and theirs.tensor(link.theirs).any():
+            what = f"holds a {link.theirs} that is not zero, and {CONFIG} says that there are no biases"
+            raise CheckpointError(theirs.path(link.theirs), what, REMEDY)
+        for number, ours in enumerate(() if link.zero else link.ours):
+            places.setdefault(ours, []).append((link, number))
+
+    def part(name: str, link: Link, number: int) -> Tensor:
+        wanted = shapes[name] if link.expert is None else shapes[name][1:]
+        rows = [shapes[ours][0 if link.expert is None else 1] for ours in link.ours]
+        found = link.form.ours(theirs.tensor(link.theirs), rows, config)[number]
+        if found.shape != wanted:
+            what = f"{name} is {shape_of(found.shape)} there and {shape_of(wanted)} in {CONFIG}"
+            raise CheckpointError(theirs.path(link.theirs), f"holds another model's weights: {what}", REMEDY)
+        return found
+
+    def source(name: str) -> Tensor:
+        found = [part(name, *place) for place in places[name]]
+        return found[0] if places[name][0][0].expert is None else torch.stack(found)
+
+    return source
 
 
 def _tokenizer(folder: Path, there: dict[str, Any]) -> Tokenizer:
@@ -143,25 +220,3 @@ def _pieces(description: Any) -> dict[str, int]:
         return pieces | {token["content"]: token["id"] for token in description.get("added_tokens") or []}
     except (KeyError, TypeError, AttributeError, IndexError):
         return {}
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder, from one file or from those that an index names."""
-    names = [WEIGHTS]
-    if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
-        index: Any = read_json(folder / INDEX, REMEDY)
-        try:
-            names = sorted({Path(name).name for name in index["weight_map"].values()})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(str(folder / INDEX), f"is damaged ({error!r})", REMEDY) from None
-    found: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / name
-        try:
-            with safe_open(path, framework="pt") as file:
-                found.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118  # it is no mapping
-        except FileNotFoundError:
-            raise CheckpointError(str(path), "is missing", REMEDY) from None
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(str(path), f"is damaged or cannot be read ({error})", REMEDY) from None
-    return found

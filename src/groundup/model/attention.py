@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped heads; what a position may see beyond causality comes to it as a mask."""
+"""Self-attention with grouped heads; which keys a position may see, and how far they are, comes to it in a frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from groundup.model.count import GATE_CHANNELS
 from groundup.model.frame import narrowed, pick
 from groundup.model.linear import Linear
 from groundup.model.norm import Norm
-from groundup.model.positions import rotate
+from groundup.model.positions import Relative, rotate
 
 if TYPE_CHECKING:
     from groundup.model.cache import LayerCache
@@ -33,21 +33,28 @@ class Attention(nn.Module):
     embedding of their token (Zhou et al. 2024).
     """
 
-    def __init__(self, config: Config, values: bool) -> None:
+    def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.heads, self.groups, self.channels = config.heads, config.groups, config.channels
-        self.dropout = config.dropout
-        inner = self.groups * self.channels
-        self.query = Linear(config.width, config.width, bias=config.bias)
-        self.key = Linear(config.width, inner, bias=config.bias)
-        self.value = Linear(config.width, inner, bias=config.bias)
-        self.output = Linear(config.width, config.width, bias=config.bias)
+        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
+        self.sliding = index in config.sliding_layers
+        self.scale = self.channels**-0.5 if config.scaled_scores else 1.0
+        if config.mup_base is not None:  # scores of aligned queries and keys grow with C, not with its root
+            self.scale *= ((config.mup_head_dim or self.channels) / self.channels) ** 0.5
+        outer, inner = self.heads * self.channels, self.groups * self.channels
+        self.query = Linear(config.width, outer, bias=config.qkv_bias)
+        self.key = Linear(config.width, inner, bias=config.qkv_bias)
+        self.value = Linear(config.width, inner, bias=config.qkv_bias)
+        self.output = Linear(outer, config.width, bias=config.mixed_bias)
+        self.relative = Relative(config) if config.positions == "transformer_xl" else None
         self.query_norm = Norm(config, self.channels) if config.qk_norm else None
         self.key_norm = Norm(config, self.channels) if config.qk_norm else None
         # Unit queries and keys bound scores by sqrt(C), far below where exp overflows.
-        self.bounded = config.qk_norm and not (config.gain or config.bias) and self.channels <= 1024
+        unit = config.qk_norm and not (config.gain or config.bias) and config.positions in ("rotary", "learned")
+        self.bounded = unit and config.scaled_scores and self.channels <= 1024
         self.gate_channels = min(GATE_CHANNELS, config.width)
-        self.value_gate = Linear(self.gate_channels, self.groups, bias=False) if values else None
+        gated = index in config.value_layers
+        self.value_gate = Linear(self.gate_channels, self.groups, bias=False) if gated else None
 
     def forward(
         self,
@@ -66,7 +73,7 @@ class Attention(nn.Module):
             cache: keys and values of earlier positions; those of `x_BTD` are added to it.
             wanted_BQ: positions that gather; None: all.
         """
-        B, T, D = x_BTD.shape
+        B, T, _ = x_BTD.shape
         asked = frame if wanted_BQ is None else narrowed(frame, wanted_BQ)
         asking = x_BTD if wanted_BQ is None else pick(x_BTD, wanted_BQ)
         query = self.query(asking).view(B, -1, self.heads, self.channels)
@@ -87,16 +94,35 @@ class Attention(nn.Module):
                 query, key = rotate(query, *asked.rotation), rotate(key, *frame.rotation)
         if cache is not None:
             key, value = cache.extend(key, value, frame.slots, frame.used)
-        dropout = self.dropout if self.training else 0.0
+        added = asked.fall
+        if self.relative is not None and asked.distances is not None:
+            added = self.scale * self.relative.scores(query, asked.distances)
+            query = self.relative.with_content(query)
         gathered = attend(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), asked.mask, dropout, self.bounded
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            asked.near if self.sliding else asked.mask,
+            self.dropout if self.training else 0.0,
+            self.bounded,
+            added,
+            self.scale,
         )
-        mixed: Tensor = self.output(gathered.transpose(1, 2).reshape(B, -1, D))
+        mixed: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
         return mixed
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, bounded: bool) -> Tensor:
-    """softmax(Q K' / sqrt C) V over the visible keys, by the way that is fastest where the tensors are.
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    bounded: bool,
+    added: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(scale Q K' + added) V over the visible keys, by the way that is fastest where the tensors are.
 
     On a CPU and up to `EXPLICIT` positions that is matrix products around an fp32 softmax, which a compiler fuses;
     else torch's own kernels.
@@ -107,11 +133,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
         value: like key.
         mask: what each query sees, bool, broadcast to (B, H, T, S); None: causal, with S = T.
         dropout: share of attention weights dropped.
+        bounded: scores are too small for exp to overflow.
+        added: what is added to the scores, broadcast to (B, H, T, S).
+        scale: of the products; None: 1 / sqrt C.
 
     Returns:
         (B, H, T, C).
     """
     grouped = query.shape[1] != key.shape[1]
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    added = None if added is None else added.expand(-1, -1, query.shape[2], key.shape[2])
     if query.device.type == "cpu" and 1 < query.shape[2] <= EXPLICIT:
         if grouped:
             repeats = query.shape[1] // key.shape[1]
@@ -120,11 +151,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
         if dropout:
             shape = (*query.shape[:3], key.shape[2])
             kept = functional.dropout(torch.ones(shape, dtype=query.dtype), dropout)
-        scaled = query * query.shape[3] ** -0.5
-        output: Tensor = cast(Any, Explicit).apply(scaled, key, value, mask, kept, bounded)
+        learned = added is not None and added.requires_grad
+        output: Tensor = cast(Any, Explicit).apply(query * scale, key, value, mask, kept, bounded, added, learned)
         return output
+    causal = mask is None
+    if added is not None:
+        if mask is None:
+            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        mask, causal = added.to(query.dtype).masked_fill(~mask, -torch.inf), False
     return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=grouped
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
 
 
@@ -138,11 +174,20 @@ class Explicit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kept: Tensor | None, bounded: bool
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        kept: Tensor | None,
+        bounded: bool,
+        added: Tensor | None,
+        learned: bool,
     ) -> Tensor:
         """All are (B, H, T or S, C), the query scaled already; `kept` holds 0 or 1 / (1 - dropout) for each weight.
 
-        `bounded` says that scores are too small for exp to overflow, so that no maximum need be subtracted.
+        `bounded` says that scores are too small for exp to overflow, so that no maximum need be subtracted; `added`
+        is added to the scores, and `learned` says that it wants a gradient.
         """
         B, H, T, C = query.shape
         q, k, v = (x.reshape(B * H, -1, C) for x in (query, key, value))
@@ -151,6 +196,8 @@ class Explicit(torch.autograd.Function):
             scores = torch.bmm(q[:, rows], k[:, columns].transpose(1, 2)).view(B, H, -1, columns.stop)
             visible = _causal(rows, columns, q.device) if mask is None else mask[..., rows, columns]
             wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            if added is not None:
+                wide = wide + added[..., rows, columns]
             if not bounded:
                 wide = wide - wide.masked_fill(~visible, -torch.inf).amax(dim=-1, keepdim=True)
             weight = torch.where(visible, wide.exp(), 0.0).to(scores.dtype)
@@ -161,11 +208,12 @@ class Explicit(torch.autograd.Function):
             weights.append(weight)
             sums.append(total)
         output = torch.cat(outputs, dim=2)
+        ctx.learned = None if added is None or not learned else (added.shape, added.dtype)
         ctx.save_for_backward(query, key, value, mask, kept, output, *weights, *sums)
         return output
 
     @staticmethod
-    def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor | None, ...]:
         """With P the softmax, dP = dO V' and D = sum(dO * O) over channels: dS = P * (dP - D)."""
         query, key, value, mask, kept, output, *rest = ctx.saved_tensors
         B, H, T, C = query.shape
@@ -173,6 +221,7 @@ class Explicit(torch.autograd.Function):
         count = len(rest) // 2
         by_q = []
         by_k, by_v = (torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
+        by_added = None if ctx.learned is None else by_k.new_zeros(B, H, T, k.shape[1])
         for (rows, columns), weight, total in zip(
             _blocks(T, k.shape[1], mask is None), rest[:count], rest[count:], strict=True
         ):
@@ -184,11 +233,15 @@ class Explicit(torch.autograd.Function):
             if kept is not None:
                 used, by_weight = weight * kept[..., rows, columns], by_weight * kept[..., rows, columns]
             by_scores = (weight * (by_weight - dot)).to(weight.dtype).view(B * H, -1, columns.stop)
+            if by_added is not None:
+                by_added[:, :, rows, columns] = by_scores.view_as(weight)
             by_q.append(torch.bmm(by_scores, k[:, columns]))
             by_k[:, columns] += torch.bmm(by_scores.transpose(1, 2), q[:, rows])
             by_v[:, columns] += torch.bmm(used.view_as(by_scores).transpose(1, 2), scaled_NTC)
         by_keys, by_values = by_k.to(k.dtype).view_as(key), by_v.to(v.dtype).view_as(value)
-        return torch.cat(by_q, dim=1).view_as(query), by_keys, by_values, None, None, None
+        by_queries = torch.cat(by_q, dim=1).view_as(query)
+        summed = None if by_added is None else by_added.sum_to_size(ctx.learned[0]).to(ctx.learned[1])
+        return by_queries, by_keys, by_values, None, None, None, summed, None
 
 
 def _blocks(T: int, S: int, causal: bool) -> list[tuple[slice, slice]]:

@@ -1,4 +1,4 @@
-"""One layer of a trunk: attention, then feed-forward, each added to the residual stream."""
+"""One layer of a trunk: attention and feed-forward, each added to the residual stream."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from groundup.model.attention import Attention
+from groundup.model.experts import Experts
 from groundup.model.feedforward import FeedForward
 from groundup.model.frame import pick
 from groundup.model.norm import Norm
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 
 class Block(nn.Module):
-    """A pre-norm block (Radford et al. 2019): x + A(norm x), then x + F(norm x).
+    """Attention A and feed-forward F around the residual stream, in one of the orders of the literature.
+
+    `pre`: x + A(norm x), then x + F(norm x) (Radford et al. 2019). `post`: norm(x + A(x)), then norm(x + F(x)) (Vaswani
+    et al. 2017). `parallel`: x + A(norm x) + F(norm x), with one norm for both (Wang & Komatsuzaki 2021, GPT-J;
+    Chowdhery et al. 2022, PaLM) or one for each (Black et al. 2022, GPT-NeoX).
 
     With `mixing` it reads a x + b x0 instead of x, where x0 is the embedding (Jordan et al. 2024, modded-nanogpt).
     """
@@ -30,11 +35,13 @@ class Block(nn.Module):
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.dropout = config.dropout
+        self.post, self.parallel = config.norm_place == "post", config.parallel is not None
         self.register_parameter("mix", nn.Parameter(torch.tensor([1.0, 0.0])) if config.mixing else None)
         self.attention_norm = Norm(config, config.width)
-        self.attention = Attention(config, values=index in config.value_layers)
-        self.feedforward_norm = Norm(config, config.width)
-        self.feedforward = FeedForward(config)
+        self.attention = Attention(config, index)
+        self.feedforward_norm = None if config.parallel == "one_norm" else Norm(config, config.width)
+        self.sparse = index in config.expert_layers
+        self.feedforward = Experts(config) if self.sparse else FeedForward(config)
 
     def forward(
         self,
@@ -44,6 +51,7 @@ class Block(nn.Module):
         values_BTE: Tensor | None = None,
         cache: LayerCache | None = None,
         wanted_BQ: Tensor | None = None,
+        routing: list[Tensor] | None = None,
     ) -> Tensor:
         """The stream behind this layer, (B, T, D), or (B, Q, D) at the positions that are wanted.
 
@@ -54,12 +62,30 @@ class Block(nn.Module):
             values_BTE: value embeddings of this layer, if it has them.
             cache: of this layer, in generation.
             wanted_BQ: positions that are wanted; None: all.
+            routing: takes up how uneven the experts' router is, if there are any.
         """
         if self.mix is not None:
             x_BTD = self.mix[0] * x_BTD + self.mix[1] * first_BTD
-        gathered = self.attention(self.attention_norm(x_BTD), frame, values_BTE, cache, wanted_BQ)
-        x_BTD = (x_BTD if wanted_BQ is None else pick(x_BTD, wanted_BQ)) + self._drop(gathered)
-        return x_BTD + self._drop(self.feedforward(self.feedforward_norm(x_BTD)))
+        read_BTD = x_BTD if self.post else self.attention_norm(x_BTD)
+        gathered = self._drop(self.attention(read_BTD, frame, values_BTE, cache, wanted_BQ))
+        if wanted_BQ is not None:
+            x_BTD, read_BTD = pick(x_BTD, wanted_BQ), pick(read_BTD, wanted_BQ)
+        if self.post:
+            x_BTD = self.attention_norm(x_BTD + gathered)
+            return self._normed(x_BTD + self._fed(x_BTD, routing))
+        if self.parallel:
+            read_BTD = read_BTD if self.feedforward_norm is None else self._normed(x_BTD)
+            return x_BTD + gathered + self._fed(read_BTD, routing)
+        x_BTD = x_BTD + gathered
+        return x_BTD + self._fed(self._normed(x_BTD), routing)
+
+    def _fed(self, x_BTD: Tensor, routing: list[Tensor] | None) -> Tensor:
+        return self._drop(self.feedforward(x_BTD, routing) if self.sparse else self.feedforward(x_BTD))
+
+    def _normed(self, x_BTD: Tensor) -> Tensor:
+        assert self.feedforward_norm is not None
+        normed: Tensor = self.feedforward_norm(x_BTD)
+        return normed
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training) if self.training else x

@@ -16,8 +16,8 @@ def parameters(config: Decoder) -> dict[str, int]:
 
     Returns:
         embedding: looked up by token or position: token, learned position and value embeddings.
-        matrix: multiplied with every position's vector; with the head, unless it is tied (then it stands in
-            embedding).
+        matrix: multiplied with every position's vector, or with some positions' (experts); with the head, unless it
+            is tied (then it stands in embedding).
         vector: gains, biases and scalars.
         total: all, each counted once.
 
@@ -25,14 +25,19 @@ def parameters(config: Decoder) -> dict[str, int]:
         ConfigError: vocabulary or context is still open.
     """
     vocabulary, context = config.closed()
-    width, layers = config.width, config.layers
     kv = config.groups * config.channels
-    embedding = vocabulary * width + len(config.value_layers) * vocabulary * kv
+    embedding = vocabulary * config.embedded + len(config.value_layers) * vocabulary * kv
     if config.positions == "learned":
-        embedding += context * width
-    gate = min(GATE_CHANNELS, width)
-    matrix = layers * (_attention(config) + _feedforward(config)) + len(config.value_layers) * config.groups * gate
-    matrix += 0 if config.tied else vocabulary * width
+        embedding += context * config.width
+    gate = min(GATE_CHANNELS, config.width)
+    sparse = len(config.expert_layers)
+    matrix = (
+        config.layers * (_attention(config) + _feedforward(config)) + len(config.value_layers) * config.groups * gate
+    )
+    matrix += sparse * ((config.expert_count - 1) * _feedforward(config) + config.expert_count * config.width)
+    matrix += 0 if config.tied else vocabulary * config.embedded
+    if config.embedding_width is not None:
+        matrix += 2 * config.embedding_width * config.width
     if config.shift:
         matrix += gate
     vector = _vectors(config)
@@ -44,10 +49,12 @@ def flops_per_token(config: Decoder, context: int | None = None) -> int:
 
         6 N + 12 L H C T
 
-    N counts the numbers in matrices, with the output head (tied or not) and without the embedding look-up; each is
-    used in one multiplication and one addition forward and twice as many backward. L layers of H heads with C
-    channels attend to T positions: scores and weighted sum are 2 x 2 H C T forward. PaLM's convention does not
-    halve this for the causal mask, and neither does this function; work repeated to save memory never counts.
+    N counts the numbers in matrices, with the output head (tied or not) and without the embedding look-up, and of
+    experts those that read a position; each is used in one multiplication and one addition forward and twice as many
+    backward. L layers of H heads with C channels attend to T positions: scores and weighted sum are 2 x 2 H C T
+    forward, and Transformer-XL's scores of distances another 2 H C T. PaLM's convention does not halve this for the
+    causal mask, and neither does this function, but a sliding window is counted as wide as it is; work repeated to
+    save memory never counts.
 
     Args:
         config: the network.
@@ -57,28 +64,41 @@ def flops_per_token(config: Decoder, context: int | None = None) -> int:
         ConfigError: vocabulary or context is still open.
     """
     vocabulary, longest = config.closed()
-    matrix = parameters(config)["matrix"] + (vocabulary * config.width if config.tied else 0)
-    return 6 * matrix + 12 * config.layers * config.width * (longest if context is None else context)
+    matrix = parameters(config)["matrix"] + (vocabulary * config.embedded if config.tied else 0)
+    unread = (config.expert_count - config.experts_per_token) * _feedforward(config) if config.experts else 0
+    matrix -= len(config.expert_layers) * unread
+    T = longest if context is None else context
+    sliding = len(config.sliding_layers)
+    seen = (config.layers - sliding) * T + sliding * min(T, config.sliding_window or T)
+    products = 18 if config.positions == "transformer_xl" else 12
+    return 6 * matrix + products * config.heads * config.channels * seen
 
 
 def _attention(config: Decoder) -> int:
-    return 2 * config.width * config.width + 2 * config.width * config.groups * config.channels
+    queries, kv = config.heads * config.channels, config.groups * config.channels
+    distances = queries if config.positions == "transformer_xl" else 0
+    return config.width * (2 * queries + 2 * kv + distances)
 
 
 def _feedforward(config: Decoder) -> int:
-    return (3 if config.activation == "swiglu" else 2) * config.width * config.feedforward
+    return (3 if config.gated else 2) * config.width * config.feedforward
 
 
 def _vectors(config: Decoder) -> int:
-    width, layers, kv = config.width, config.layers, config.groups * config.channels
+    width, layers = config.width, config.layers
+    queries, kv = config.heads * config.channels, config.groups * config.channels
     per_channel = int(config.gain) + int(config.bias and config.norm == "layer")
-    norms = (2 * layers + 1 + int(config.embedding_norm)) * width
+    norms = layers * (1 if config.parallel == "one_norm" else 2) + int(config.norm_place == "pre")
+    total = per_channel * (norms + int(config.embedding_norm)) * width
     if config.qk_norm:
-        norms += layers * 2 * config.channels
-    total = norms * per_channel
+        total += per_channel * layers * 2 * config.channels
     if config.bias:
-        total += layers * (2 * width + 2 * kv)
-        total += layers * ((2 if config.activation == "swiglu" else 1) * config.feedforward + width)
+        total += layers * ((2 if config.gated else 1) * config.feedforward + width)
+    total += layers * (queries + 2 * kv) * int(config.qkv_bias) + layers * width * int(config.mixed_bias)
+    if config.positions == "transformer_xl":
+        total += layers * 2 * queries
+    if config.head_bias:
+        total += config.closed()[0]
     if config.mixing:
         total += 2 * layers
     if config.shift:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +15,10 @@ from groundup.model.cache import Cache
 from groundup.model.count import GATE_CHANNELS
 from groundup.model.frame import Frame
 from groundup.model.head import IGNORED, PIECE, Head
-from groundup.model.initialise import initialise
+from groundup.model.initialise import initialise, rate_scales
+from groundup.model.linear import Linear
 from groundup.model.norm import Norm
+from groundup.model.positions import sinusoids
 
 if TYPE_CHECKING:
     from groundup.model.config import Decoder as Config
@@ -48,15 +51,20 @@ class Trunk(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         vocabulary, context = config.closed()
-        self.dropout = config.dropout
-        self.embedding = nn.Embedding(vocabulary, config.width)
+        self.dropout = config.dropout if config.embedding_dropout is None else config.embedding_dropout
+        self.scale = math.sqrt(config.width) if config.scaled_embedding else None
+        self.embedding = nn.Embedding(vocabulary, config.embedded)
+        own = config.embedding_width is not None
+        self.project_in = Linear(config.embedded, config.width, bias=False) if own else None
         self.positions = nn.Embedding(context, config.width) if config.positions == "learned" else None
+        self.sinusoidal = config.positions == "sinusoidal"
         self.embedding_norm = Norm(config, config.width) if config.embedding_norm else None
         self.shift = Shift(config) if config.shift else None
         inner = config.groups * config.channels
         self.values = nn.ModuleDict({str(i): nn.Embedding(vocabulary, inner) for i in config.value_layers})
         self.blocks = nn.ModuleDict({str(i): Block(config, i) for i in range(config.layers)})
-        self.norm = Norm(config, config.width)
+        self.norm = Norm(config, config.width) if config.norm_place == "pre" else None
+        self.project_out = Linear(config.width, config.embedded, bias=False) if own else None
 
     def forward(
         self,
@@ -65,8 +73,9 @@ class Trunk(nn.Module):
         cache: Cache | None = None,
         last_B: Tensor | None = None,
         wanted_BQ: Tensor | None = None,
+        routing: list[Tensor] | None = None,
     ) -> Tensor:
-        """The stream behind the last norm, (B, T, D), or (B, Q, D) at the positions that are wanted.
+        """The stream for the head, (B, T, E), or (B, Q, E) at the positions that are wanted.
 
         Args:
             tokens_BT: ids, (B, T) int64.
@@ -74,10 +83,17 @@ class Trunk(nn.Module):
             cache: in generation, the state to go on from; it is brought forward.
             last_B: in generation, the index of each row's last real token.
             wanted_BQ: positions that are wanted; the last block then works for them alone. None: all.
+            routing: takes up how uneven each router of experts is.
         """
         x_BTD = self.embedding(tokens_BT)
+        if self.project_in is not None:
+            x_BTD = self.project_in(x_BTD)
+        if self.scale is not None:
+            x_BTD = x_BTD * self.scale
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(frame.positions)
+        if self.sinusoidal:
+            x_BTD = x_BTD + sinusoids(frame.positions, x_BTD.shape[-1], x_BTD.dtype, interleaved=True)
         if self.embedding_norm is not None:
             x_BTD = self.embedding_norm(x_BTD)
         if self.shift is not None:
@@ -94,9 +110,11 @@ class Trunk(nn.Module):
         for name, block in self.blocks.items():
             values_BTE = self.values[name](tokens_BT) if name in self.values else None
             layer = None if cache is None else cache.layers[int(name)]
-            x_BTD = block(x_BTD, first_BTD, frame, values_BTE, layer, wanted_BQ if name == last else None)
-        normed: Tensor = self.norm(x_BTD)
-        return normed
+            x_BTD = block(x_BTD, first_BTD, frame, values_BTE, layer, wanted_BQ if name == last else None, routing)
+        if self.norm is not None:
+            x_BTD = self.norm(x_BTD)
+        ended: Tensor = x_BTD if self.project_out is None else self.project_out(x_BTD)
+        return ended
 
 
 class Decoder(nn.Module):
@@ -119,7 +137,7 @@ class Decoder(nn.Module):
             self.head = Head(config)
         if place.type != "meta":
             self.to_empty(device=place)
-        initialise(self, config)
+            initialise(self, config)
 
     def forward(
         self,
@@ -127,8 +145,10 @@ class Decoder(nn.Module):
         targets_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
+        prefix_BT: Tensor | None = None,
         *,
         with_log_z: bool = False,
+        with_routing: bool = False,
     ) -> Any:
         """Likelihoods of targets, or logits.
 
@@ -137,23 +157,32 @@ class Decoder(nn.Module):
             targets_BT: id to be predicted at each position, int64; -100: none.
             documents_BT: number of each token's document; attention stays within it. None: a row is one document.
             positions_BT: position of each token; None: 0, 1, ... in every row.
+            prefix_BT: with mask=prefix, whether a token is given, so that all of its document see it; None: none is.
             with_log_z: return the softmax's log-normaliser too.
+            with_routing: return how uneven the experts' routers are too (see `groundup.model.experts.uneven`).
 
         Returns:
             Without targets, logits (B, T, V). With targets, negative log-likelihoods in nats, (B, T) fp32, zero
-            where there is no target; with `with_log_z` a pair of these and log Z, (B, T) fp32, of every position.
+            where there is no target; with `with_log_z` or `with_routing` a tuple of these, log Z of every position,
+            (B, T) fp32, and the routers' mean for each row, (B, 2) fp32, as far as asked for.
 
         Raises:
-            ValueError: the window is longer than the context.
+            ValueError: the window is longer than the context, or tokens are given to a causal network.
         """
+        if prefix_BT is not None and self.config.mask != "prefix":
+            raise ValueError("a causal network sees nothing ahead; build it with mask=prefix")
         if tokens_BT.shape[1] > self.context:
             raise ValueError(f"a window of {tokens_BT.shape[1]} positions in a network for {self.context}")
-        frame = frames.window(self.config, tokens_BT, documents_BT, positions_BT, self._dtype)
-        x_BTD = self.trunk(tokens_BT, frame)
+        frame = frames.window(self.config, tokens_BT, documents_BT, positions_BT, self._dtype, prefix_BT)
+        routing: list[Tensor] | None = [] if with_routing else None
+        x_BTD = self.trunk(tokens_BT, frame, routing=routing)
         if targets_BT is None:
             return self.head(x_BTD, tied=self._tied)
         nll_BT, log_z_BT = self.head(x_BTD, targets_BT, tied=self._tied)
-        return (nll_BT, log_z_BT) if with_log_z else nll_BT
+        found = [nll_BT, *([log_z_BT] if with_log_z else [])]
+        if routing:
+            found.append(torch.stack(routing).mean(dim=0))
+        return tuple(found) if len(found) > 1 else nll_BT
 
     def compile_(self, **options: Any) -> None:
         """Compile trunk and head in place, apart; names of parameters stay. `options` go to `torch.compile`.
@@ -235,11 +264,13 @@ class Decoder(nn.Module):
             (N,) bool.
         """
         with torch.compiler.set_stance("force_eager"):
-            if branches_BT is None or positions_BT is None:
-                frame = frames.window(self.config, tokens_BT, None, None, self._dtype)
-            else:
-                frame = frames.branched(self.config, branches_BT, positions_BT, self._dtype)
             has_BT = targets_BT != IGNORED
+            if branches_BT is not None and positions_BT is not None:
+                frame = frames.branched(self.config, branches_BT, positions_BT, self._dtype)
+            else:
+                # What stands up to the first target is given.
+                given_BT = has_BT.cumsum(dim=1) - has_BT.long() == 0 if self.config.mask == "prefix" else None
+                frame = frames.window(self.config, tokens_BT, None, None, self._dtype, given_BT)
             # The targeted positions of each row, in their order, and others where it has fewer than the most.
             wanted_BQ = (~has_BT).int().argsort(dim=1, stable=True)[:, : int(has_BT.sum(dim=1).max())]
             has_BQ = has_BT.gather(1, wanted_BQ)
@@ -256,10 +287,19 @@ class Decoder(nn.Module):
                 greedy.append(logits.argmax(dim=-1) == targets)
         return torch.cat(nll), torch.cat(greedy)
 
+    def rate_scales(self) -> dict[str, float]:
+        """By what rates of parameters are multiplied, by name; those not named by 1 (muP)."""
+        return rate_scales(self, self.config)
+
+    @property
+    def routes(self) -> bool:
+        """Whether there are experts, so that `with_routing` says something."""
+        return bool(self.config.expert_layers)
+
     @property
     def reads_branches(self) -> bool:
         """Whether `likelihoods` takes rows with branches."""
-        return not self.config.shift
+        return not self.config.shift and self.config.mask == "causal"
 
     @property
     def _tied(self) -> Tensor | None:

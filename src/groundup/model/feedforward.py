@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -13,29 +14,46 @@ if TYPE_CHECKING:
     from groundup.model.config import Decoder as Config
 
 
+def _relu2(x: Tensor) -> Tensor:
+    return functional.relu(x).square()
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return functional.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "relu2": _relu2,
+    "gelu": functional.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "swiglu": functional.silu,
+    "geglu": functional.gelu,
+    "geglu_tanh": _gelu_tanh,
+}
+"""What is applied to the hidden channels, or to the gate."""
+
+
 class FeedForward(nn.Module):
     """Two linear maps around an activation, or SwiGLU's three.
 
     `gelu` (Hendrycks & Gimpel 2016), exact or by tanh; `relu2`, the squared ReLU (So et al. 2021, Primer);
-    `swiglu`, a linear map times the SiLU of another (Shazeer 2020).
+    `swiglu` and `geglu`, a linear map times the SiLU or GELU of another (Shazeer 2020).
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.activation = config.activation
         self.up = Linear(config.width, config.feedforward, bias=config.bias)
-        gated = config.activation == "swiglu"
-        self.gate = Linear(config.width, config.feedforward, bias=config.bias) if gated else None
+        self.gate = Linear(config.width, config.feedforward, bias=config.bias) if config.gated else None
         self.down = Linear(config.feedforward, config.width, bias=config.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
         hidden_BTF = self.up(x_BTD)
         if self.gate is not None:
-            hidden_BTF = functional.silu(self.gate(x_BTD)) * hidden_BTF
-        elif self.activation == "relu2":
-            hidden_BTF = functional.relu(hidden_BTF).square()
+            hidden_BTF = ACTIVATIONS[self.activation](self.gate(x_BTD)) * hidden_BTF
         else:
-            hidden_BTF = functional.gelu(hidden_BTF, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+            hidden_BTF = ACTIVATIONS[self.activation](hidden_BTF)
         mixed: Tensor = self.down(hidden_BTF)
         return mixed

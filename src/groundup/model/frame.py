@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from groundup.model.positions import angles
+from groundup.model.mask import Sight, dense
+from groundup.model.positions import angles, frequencies, slopes
 
 if TYPE_CHECKING:
     from groundup.model.cache import Cache
@@ -21,6 +22,9 @@ class Frame(NamedTuple):
         positions: (T,) or (B, T) int64.
         rotation: cosine and sine of rotary positions, or None.
         mask: bool, which slots each query sees, broadcast to (B, H, T, S); None: causal.
+        near: likewise, for layers with a sliding window.
+        distances: from each key forward to the query, (T, S) or (B, T, S) int64, where scores depend on them.
+        fall: what is added to scores for the distance, broadcast to (B, H, T, S) fp32 (ALiBi), or None.
         joined: (B, T) bool, whether a token continues the document of the one before; None: all but the first do.
         slots: in generation, (B, T) int64, where in the cache each token goes; None: to the last of those used.
         used: in generation, how many slots are looked at.
@@ -29,13 +33,21 @@ class Frame(NamedTuple):
     positions: Tensor
     rotation: tuple[Tensor, Tensor] | None
     mask: Tensor | None
+    near: Tensor | None = None
+    distances: Tensor | None = None
+    fall: Tensor | None = None
     joined: Tensor | None = None
     slots: Tensor | None = None
     used: int = 0
 
 
 def window(
-    config: Config, tokens_BT: Tensor, documents_BT: Tensor | None, positions_BT: Tensor | None, dtype: torch.dtype
+    config: Config,
+    tokens_BT: Tensor,
+    documents_BT: Tensor | None,
+    positions_BT: Tensor | None,
+    dtype: torch.dtype,
+    prefix_BT: Tensor | None = None,
 ) -> Frame:
     """The frame of whole windows, as in training.
 
@@ -45,16 +57,40 @@ def window(
         documents_BT: number of each token's document: attention stays within; None: one document a row.
         positions_BT: position of each token; None: 0, 1, ... in every row.
         dtype: of the network's parameters.
+        prefix_BT: whether a token is seen by all of its document; None: none is.
     """
-    T = tokens_BT.shape[1]
+    B, T = tokens_BT.shape
     positions = torch.arange(T, device=tokens_BT.device) if positions_BT is None else positions_BT
-    mask = joined = None
-    if documents_BT is not None:
-        mask = (documents_BT[:, None, :, None] == documents_BT[:, None, None, :]).tril()
-        if config.shift:
-            joined = torch.zeros_like(documents_BT, dtype=torch.bool)
-            joined[:, 1:] = documents_BT[:, 1:] == documents_BT[:, :-1]
-    return Frame(positions, _rotation(config, positions, dtype), mask, joined)
+    joined = None
+    if documents_BT is not None and config.shift:
+        joined = torch.zeros_like(documents_BT, dtype=torch.bool)
+        joined[:, 1:] = documents_BT[:, 1:] == documents_BT[:, :-1]
+    rows = B if documents_BT is not None or prefix_BT is not None or positions.dim() == 2 else 1
+    sight = Sight(positions.view(-1, T), documents_BT, prefix_BT=prefix_BT)
+    mask, near = _masks(config, sight, rows, T)
+    distances, fall = _distances(config, positions, positions)
+    return Frame(positions, _rotation(config, positions, dtype), mask, near, distances, fall, joined)
+
+
+def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype) -> Frame:
+    """The frame of rows that hold one beginning and several ways to go on from it, side by side.
+
+    Args:
+        config: the network.
+        branches_BT: 0 for the beginning, else the number of a token's branch: it sees the beginning and its own
+            branch, up to itself.
+        positions_BT: position of each token; branches all count on from the beginning.
+        dtype: of the network's parameters.
+
+    Raises:
+        ValueError: the network takes up a share of the token before, which here may be another branch's, or sees
+            ahead in the beginning, whose last token stands in the branches.
+    """
+    if config.shift or config.mask == "prefix":
+        raise ValueError("a network that shifts tokens, or sees ahead in a prefix, reads no branches")
+    mask, near = _masks(config, Sight(positions_BT, None, branches_BT), *branches_BT.shape)
+    distances, fall = _distances(config, positions_BT, positions_BT)
+    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask, near, distances, fall)
 
 
 def pick(x_BTD: Tensor, wanted_BQ: Tensor) -> Tensor:
@@ -73,12 +109,18 @@ def narrowed(frame: Frame, wanted_BQ: Tensor) -> Frame:
         keys_T = torch.arange(frame.positions.shape[-1], device=wanted_BQ.device)
         mask = (keys_T <= wanted_BQ[..., None])[:, None]
     else:
-        mask = frame.mask[:, 0][rows_B1, wanted_BQ][:, None]
-    return Frame(frame.positions, rotation, mask)
+        mask = _rows(frame.mask, wanted_BQ)
+    near = None if frame.near is None else _rows(frame.near, wanted_BQ)
+    distances, fall = frame.distances, None if frame.fall is None else _rows(frame.fall, wanted_BQ)
+    if distances is not None:
+        distances = distances[wanted_BQ] if distances.dim() == 2 else distances[rows_B1, wanted_BQ]
+    return Frame(frame.positions, rotation, mask, near, distances, fall)
 
 
 def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.dtype) -> Frame:
     """The frame of new tokens behind cached ones: a query sees the slots up to its own position.
+
+    With mask=prefix, the first tokens that a row reads are its prefix, and each of them sees all of them.
 
     Args:
         config: the network.
@@ -97,12 +139,12 @@ def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.
     offsets = torch.arange(T, device=counts_B.device)
     positions_BT = (cache.lengths[:, None] + offsets).clamp(max=limit - 1)
     slots_BT = torch.where(offsets < counts_B[:, None], positions_BT, cache.size)
-    mask = torch.arange(used, device=counts_B.device) <= positions_BT[:, None, :, None]
     if cache.rotation is None:
         cache.rotation = _rotation(config, torch.arange(limit, device=counts_B.device), dtype)
     rotation = None if cache.rotation is None else (cache.rotation[0][positions_BT], cache.rotation[1][positions_BT])
     alone = len(counts_B) == 1  # such a row has no padding: its slots are one stretch
-    return Frame(positions_BT, rotation, mask, slots=None if alone else slots_BT, used=used)
+    given_B = torch.where(cache.lengths == 0, counts_B, 0) if config.mask == "prefix" else None
+    return _behind(config, positions_BT, rotation, None if alone else slots_BT, used, given_B)
 
 
 def following(config: Config, cache: Cache, dtype: torch.dtype) -> Frame:
@@ -114,36 +156,66 @@ def following(config: Config, cache: Cache, dtype: torch.dtype) -> Frame:
         dtype: of the network's parameters.
     """
     positions_B1 = cache.lengths[:, None]
-    mask = torch.arange(cache.size, device=positions_B1.device) <= positions_B1[:, None, :, None]
     rotation = None
     if config.positions == "rotary":
         tables = cache.rotation or _rotation(config, torch.arange(cache.size, device=positions_B1.device), dtype)
         assert tables is not None
         rotation = (tables[0][positions_B1], tables[1][positions_B1])
-    return Frame(positions_B1, rotation, mask, slots=positions_B1, used=cache.size)
+    return _behind(config, positions_B1, rotation, positions_B1, cache.size)
 
 
-def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype) -> Frame:
-    """The frame of rows that hold one beginning and several ways to go on from it, side by side.
+def _behind(
+    config: Config,
+    positions_BT: Tensor,
+    rotation: tuple[Tensor, Tensor] | None,
+    slots_BT: Tensor | None,
+    used: int,
+    given_B: Tensor | None = None,
+) -> Frame:
+    """The frame of queries over the first slots of a cache, where slot j of a row holds its position j.
 
-    Args:
-        config: the network.
-        branches_BT: 0 for the beginning, else the number of a token's branch: it sees the beginning and its own
-            branch, up to itself.
-        positions_BT: position of each token; branches all count on from the beginning.
-        dtype: of the network's parameters.
-
-    Raises:
-        ValueError: the network takes up a share of the token before, which here may be another branch's.
+    The first `given_B` slots of a row are seen by all of its queries.
     """
-    if config.shift:
-        raise ValueError("a network that shifts tokens reads no branches")
-    seen_BT, own_BT = branches_BT[:, None, None, :], branches_BT[:, None, :, None]
-    mask = ((seen_BT == 0) | (seen_BT == own_BT)).tril()
-    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask)
+    keys = torch.arange(used, device=positions_BT.device)
+    mask, near = keys <= positions_BT[:, None, :, None], None
+    if given_B is not None:
+        mask = mask | (keys < given_B[:, None, None, None])
+    if config.sliding_layers:
+        near = mask & (keys > positions_BT[:, None, :, None] - (config.sliding_window or 0))
+    distances, fall = _distances(config, positions_BT, keys)
+    return Frame(positions_BT, rotation, mask, near, distances, fall, slots=slots_BT, used=used)
+
+
+def _masks(config: Config, sight: Sight, rows: int, length: int) -> tuple[Tensor | None, Tensor | None]:
+    """The masks of layers that see all and of those with a sliding window; None: causal, or no such layer."""
+    bare = sight.documents_BT is None and sight.branches_BT is None and sight.prefix_BT is None
+    mask = None if bare else dense(sight, rows, length, length)
+    if not config.sliding_layers:
+        return mask, None
+    return mask, dense(sight._replace(window=config.sliding_window), rows, length, length)
+
+
+def _rows(table: Tensor, wanted_BQ: Tensor) -> Tensor:
+    """The rows of queries that are wanted of a table that broadcasts to (B, H, T, S)."""
+    wide = table.expand(len(wanted_BQ), -1, -1, -1)
+    index = wanted_BQ[:, None, :, None].expand(-1, wide.shape[1], -1, wide.shape[3])
+    return wide.gather(2, index)
+
+
+def _distances(config: Config, queries: Tensor, keys: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Distances from keys forward to queries, and ALiBi's fall of scores with them, where the network asks for them."""
+    if config.positions not in ("alibi", "transformer_xl"):
+        return None, None
+    distances = queries[..., :, None] - keys[..., None, :]
+    if config.positions == "transformer_xl":
+        return distances, None
+    fall = -slopes(config.heads, queries.device)[:, None, None] * (
+        distances if distances.dim() == 2 else distances[:, None]
+    )
+    return None, fall if fall.dim() == 4 else fall[None]
 
 
 def _rotation(config: Config, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     if config.positions != "rotary":
         return None
-    return angles(positions, config.channels, config.rope_base, torch.promote_types(dtype, torch.float32))
+    return angles(positions, frequencies(config, positions.device), torch.promote_types(dtype, torch.float32))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from groundup.model.linear import linear
 
@@ -30,12 +31,18 @@ class Head(nn.Module):
     """
 
     weight: nn.Parameter | None
+    bias: nn.Parameter | None
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         vocabulary, _ = config.closed()
         self.softcap = config.softcap
-        self.register_parameter("weight", None if config.tied else nn.Parameter(torch.empty(vocabulary, config.width)))
+        self.scale = config.width**-0.5 if config.scaled_logits else None
+        if config.mup_base is not None:
+            self.scale = (self.scale or 1.0) * config.mup_base / config.width
+        own = None if config.tied else nn.Parameter(torch.empty(vocabulary, config.embedded))
+        self.register_parameter("weight", own)
+        self.register_parameter("bias", nn.Parameter(torch.empty(vocabulary)) if config.head_bias else None)
         self.softmax = Softmax(config.softcap)
         self.gradient = Gradient(config.softcap)
 
@@ -57,9 +64,13 @@ class Head(nn.Module):
         """
         weight_VD = self.weight if tied is None else tied
         assert weight_VD is not None
+        if self.scale is not None:
+            x_BTD = x_BTD * self.scale
         if targets_BT is None:
-            return cap(linear(x_BTD, weight_VD), self.softcap)
+            return cap(linear(x_BTD, weight_VD, self.bias), self.softcap)
         x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
+        if self.bias is not None:
+            x_ND, weight_VD = _with_bias(x_ND, weight_VD, self.bias)
         nll_N, log_z_N = cast(Any, Likelihood).apply(x_ND, weight_VD, targets_N, self.softmax, self.gradient)
         return nll_N.view_as(targets_BT), log_z_N.view_as(targets_BT)
 
@@ -173,6 +184,13 @@ class Gradient(nn.Module):
 
     def _softmax(self, kept: Tensor, log_z: Tensor, sums: Tensor) -> Tensor:
         return kept / sums if self.softcap is None else (cap(kept, self.softcap) - log_z).exp()
+
+
+def _with_bias(x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors and matrix whose product has the bias in it: eight more channels, as seven zeros keep rows aligned."""
+    ones_N8 = functional.pad(x_ND.new_ones(len(x_ND), 1), (0, 7))
+    bias_V8 = functional.pad(bias_V.to(weight_VD.dtype)[:, None], (0, 7))
+    return torch.cat((x_ND, ones_N8), dim=1), torch.cat((weight_VD, bias_V8), dim=1)
 
 
 def _rows(rows: int, vocabulary: int, kind: str) -> int:

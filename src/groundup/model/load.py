@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from groundup.core.config import from_dict, to_dict
 from groundup.core.errors import CheckpointError, ConfigError, DataError
-from groundup.core.files import atomic_json, atomic_write, checksum, read_json
+from groundup.core.files import atomic_json, checksum, read_json
 from groundup.model import config as _registers_the_networks  # noqa: F401
+from groundup.model.stream import stream
 
 if TYPE_CHECKING:
     from groundup.model.config import Decoder as Config
@@ -36,10 +37,30 @@ def save(net: Net, config: Config, folder: Path) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    weights = safetensors.torch.save(tensors)
-    atomic_write(Path(folder) / WEIGHTS, weights)
-    atomic_json(Path(folder) / CONFIG, {"model": to_dict(config), "weights": hashlib.sha256(weights).hexdigest()})
+    tensors = net.state_dict()
+    write(config, folder, {name: (t.dtype, t.shape) for name, t in tensors.items()}, tensors.__getitem__)
+
+
+def write(
+    config: Config,
+    folder: Path,
+    kinds: Mapping[str, tuple[torch.dtype, torch.Size]],
+    tensor: Callable[[str], Tensor],
+) -> None:
+    """Write a network whose tensors are asked for one at a time, so that memory holds one of them.
+
+    Args:
+        config: of the network.
+        folder: where to; made if need be.
+        kinds: dtype and shape of each tensor.
+        tensor: the tensor of a name.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        ValueError: a tensor is of another dtype or shape than announced.
+    """
+    digest = stream(Path(folder) / WEIGHTS, kinds, tensor)
+    atomic_json(Path(folder) / CONFIG, {"model": to_dict(config), "weights": digest})
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Net:
@@ -49,16 +70,37 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Net:
         CheckpointError: a file is missing or damaged, or the weights are another model's.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    tensors = _read_weights(folder / WEIGHTS, device)
-    with torch.device("meta"):
-        net = config.build()
-    expect(tensors, net.state_dict(), folder / WEIGHTS)
-    written: Any = read_json(folder / CONFIG)
-    if "weights" in written and checksum(folder / WEIGHTS) != written["weights"]:  # folders of before have none
-        raise CheckpointError(str(folder / WEIGHTS), f"is damaged: its checksum is not that in {CONFIG}", REMEDY)
-    net.load_state_dict(tensors, strict=True, assign=True)
+    with stored(folder, device) as (config, tensor):
+        with torch.device("meta"):
+            net = config.build()
+        net.load_state_dict({name: tensor(name) for name in net.state_dict()}, strict=True, assign=True)
     return net.eval()
+
+
+@contextmanager
+def stored(folder: Path, device: torch.device | str = "cpu") -> Iterator[tuple[Config, Callable[[str], Tensor]]]:
+    """The config of a folder's network and a function that reads a tensor by name, checked and ready.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights are another model's.
+    """
+    folder = Path(folder)
+    config, path = read_config(folder), folder / WEIGHTS
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in config.build().state_dict().items()}
+    try:
+        file = safe_open(path, framework="pt", device=str(device))
+    except FileNotFoundError:
+        raise CheckpointError(str(path), "is missing", REMEDY) from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(str(path), f"is damaged or cannot be read ({error})", REMEDY) from None
+    with file as opened:
+        found = {name: torch.Size(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        expect(found, wanted, path)
+        written: Any = read_json(folder / CONFIG)
+        if "weights" in written and checksum(path) != written["weights"]:  # folders of before have none
+            raise CheckpointError(str(path), f"is damaged: its checksum is not that in {CONFIG}", REMEDY)
+        yield config, opened.get_tensor
 
 
 def read_config(folder: Path) -> Config:
@@ -85,31 +127,23 @@ def read_config(folder: Path) -> Config:
     return config
 
 
-def expect(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+def expect(found: Mapping[str, torch.Size], wanted: Mapping[str, torch.Size], path: Path) -> None:
     """Check that tensors are those of a network, by name and shape.
 
     Raises:
         CheckpointError: naming the first that is missing, unknown or of another shape.
     """
-    for name, tensor in wanted.items():
+    for name, shape in wanted.items():
         if name not in found:
             raise CheckpointError(str(path), f"holds another model's weights: there is no {name}", REMEDY)
-        if found[name].shape != tensor.shape:
-            shapes = f"{name} is {_shape(found[name])} there and {_shape(tensor)} in {CONFIG}"
+        if found[name] != shape:
+            shapes = f"{name} is {shape_of(found[name])} there and {shape_of(shape)} in {CONFIG}"
             raise CheckpointError(str(path), f"holds another model's weights: {shapes}", REMEDY)
     for name in found:
         if name not in wanted:
             raise CheckpointError(str(path), f"holds another model's weights: {CONFIG} has no {name}", REMEDY)
 
 
-def _read_weights(path: Path, device: torch.device | str) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path, device=str(device))
-    except FileNotFoundError:
-        raise CheckpointError(str(path), "is missing", REMEDY) from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(str(path), f"is damaged or cannot be read ({error})", REMEDY) from None
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
+def shape_of(shape: torch.Size) -> str:
+    """A shape as a user reads it."""
+    return "x".join(map(str, shape))

@@ -22,6 +22,7 @@ from groundup.core.keyed import derive
 from groundup.core.progress import Progress
 from groundup.data.step import Batch, Step
 from groundup.model.load import load
+from groundup.optimizer.group import rescale
 from groundup.tokenizer.protocol import Tokenizer
 
 
@@ -141,7 +142,14 @@ class Objective(lightning.LightningModule):
         if self.setting.compile:
             for net in self.nets.values():
                 cast(Any, net).compile_()
-        return cast(torch.optim.Optimizer, self.optimizer_config.build(self.nets.named_parameters()))
+        optimizer = cast(torch.optim.Optimizer, self.optimizer_config.build(self.nets.named_parameters()))
+        scales: dict[str, float] = {}
+        for name, net in self.nets.items():
+            if hasattr(net, "rate_scales"):  # a plugin's network need not have any
+                scales |= {f"{name}.{parameter}": scale for parameter, scale in cast(Any, net).rate_scales().items()}
+        if scales:
+            rescale(optimizer, self.nets.named_parameters(), scales)
+        return optimizer
 
     def training_step(self, step: Step, index: int) -> None:
         """Do one optimizer step on all micro-batches of a Step."""
@@ -209,8 +217,12 @@ class Objective(lightning.LightningModule):
 
     def score(self, batch: Batch) -> Tensor:
         """Negative log-likelihood in nats of each target, zero where masked: (B, T)."""
-        net = self.nets["model"]
-        return cast(Tensor, net(batch.tokens_BT, batch.targets_BT, batch.documents_BT, batch.positions_BT))
+        return cast(Tensor, self.nets["model"](*self.shown(batch)))
+
+    def shown(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        """What the net reads of a micro-batch, in the order of its arguments."""
+        always = (batch.tokens_BT, batch.targets_BT, batch.documents_BT, batch.positions_BT)
+        return always if batch.prefix_BT is None else (*always, batch.prefix_BT)
 
     def autocast(self) -> torch.autocast:
         """The forward pass's precision; backward and update stay outside, in the dtypes forward left them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -13,25 +13,40 @@ from groundup.objective.config import Pretrain as Config
 
 
 class Pretrain(Objective):
-    """Maximum likelihood of each next token, optionally with z-loss."""
+    """Maximum likelihood of each next token, optionally with z-loss, and with those of experts where there are any."""
 
     config: Config
 
     def __init__(self, config: Config, model: Any, optimizer: Any, schedule: Any, setting: Setting) -> None:
         super().__init__(config, {"model": model}, optimizer, schedule, setting)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Per-token negative log-likelihood and, where z-loss needs it, log-partition: (B, T) each."""
-        if not self.config.z_loss:
-            return self.score(batch), None
-        arguments = (batch.tokens_BT, batch.targets_BT, batch.documents_BT, batch.positions_BT)
-        return cast(tuple[Tensor, Tensor], self.nets["model"](*arguments, with_log_z=True))
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Per-token negative log-likelihood, (B, T), and what the further losses need.
+
+        These are log-partitions, (B, T), and how uneven routers of experts are, (B, 2).
+        """
+        net = self.nets["model"]
+        asked = {"with_log_z": bool(self.config.z_loss), "with_routing": bool(getattr(net, "routes", False))}
+        if not any(asked.values()):
+            return self.score(batch), None, None
+        nll_BT, *rest = net(*self.shown(batch), **{name: True for name, wanted in asked.items() if wanted})
+        log_z_BT = rest.pop(0) if asked["with_log_z"] else None
+        return nll_BT, log_z_BT, rest.pop() if rest else None
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the likelihoods' negative logarithms, and of the z-loss."""
-        nll_BT, log_z_BT = output
+        """Sum of the likelihoods' negative logarithms, of the z-loss, and of the experts' losses.
+
+        Those of a row count once for each of its targets.
+        """
+        nll_BT, log_z_BT, uneven_B2 = output
         nll: Tensor = nll_BT.sum()
-        if log_z_BT is None or self.config.z_loss is None:
-            return nll, {}
-        z = losses.z_loss(log_z_BT, batch.targets_BT >= 0)
-        return nll + self.config.z_loss * z, {"nll": nll, "z_loss": z}
+        total, metrics = nll, {}
+        if log_z_BT is not None:
+            metrics["z_loss"] = losses.z_loss(log_z_BT, batch.targets_BT >= 0)
+            total = total + (self.config.z_loss or 0.0) * metrics["z_loss"]
+        if uneven_B2 is not None:
+            metrics["balance"], metrics["router_z"] = uneven_B2.T @ (batch.targets_BT >= 0).sum(dim=1).to(
+                uneven_B2.dtype
+            )
+            total = total + self.config.balance * metrics["balance"] + self.config.router_z * metrics["router_z"]
+        return total, {"nll": nll, **metrics} if metrics else {}

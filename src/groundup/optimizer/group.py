@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 EMBEDDINGS = ("wte", "wpe", "positions", "values")
 """Names of look-up tables that do not say `embed`, outside `blocks`."""
@@ -57,6 +58,34 @@ def by_role(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, l
     if not any(found.values()):
         raise ValueError("no parameter is trainable")
     return {name: members for name, members in found.items() if members}
+
+
+def rescale(
+    optimizer: Optimizer, named_parameters: Iterable[tuple[str, nn.Parameter]], scales: Mapping[str, float]
+) -> None:
+    """Multiply the rates of some parameters, each scale's in a group of its own; decay goes with the rate.
+
+    Groups that orthogonalise (Muon) stay: their updates do not grow with a matrix's width.
+
+    Args:
+        optimizer: of groups that have a `peak`.
+        named_parameters: those of the nets.
+        scales: factors by name.
+    """
+    by_parameter = {id(parameter): scales[name] for name, parameter in named_parameters if name in scales}
+    for group in list(optimizer.param_groups):
+        if group.get("muon"):
+            continue
+        found: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            found.setdefault(by_parameter.get(id(parameter), 1.0), []).append(parameter)
+        rest = {key: value for key, value in group.items() if key != "params"}
+        for number, (scale, members) in enumerate(sorted(found.items(), key=lambda entry: -entry[0])):
+            scaled = {"lr": rest["lr"] * scale, "peak": rest["peak"] * scale}
+            if number == 0:
+                group.update(params=members, **scaled)
+            else:
+                optimizer.add_param_group({**rest, **scaled, "params": members})
 
 
 def groups(

@@ -20,7 +20,7 @@ import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
 from groundup.core import checkpoint, ranks
 from groundup.core.bits import told
-from groundup.core.config import MISSING, fingerprint, identity_of, option, schema, to_dict
+from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
 from groundup.core.errors import CheckpointError, ConfigError, StorageError
 from groundup.core.files import make_folder, read_json, storage_error, unused
 from groundup.core.memory import keep_freed_memory
@@ -85,6 +85,14 @@ class Train:
                 f"data.context={self.data.context}",
                 f"is longer than model.context={self.model.context}",
                 "shorten data.context or lengthen model.context",
+            )
+        if hasattr(self.objective, "check"):  # a plugin's need not have any
+            self.objective.check(self.model)
+        if getattr(self.model, "mup_base", None) is not None and self.optimizer.kind == "sgd":
+            raise ConfigError(
+                "optimizer=sgd",
+                "moves weights otherwise than model.mup_base allows for",
+                "choose adamw, lion or adafactor",
             )
         plan = self.plan()
         for segment in plan:
@@ -190,10 +198,10 @@ class Train:
 
     def _check_model(self, path: Path) -> None:
         """A checkpoint's nets, as their configs describe them, must be this run's; dropout may differ."""
-        saved = read_json(path / "state.json")["nets"]["model"]
+        saved = to_dict(from_dict("model", read_json(path / "state.json")["nets"]["model"]))
         mine = to_dict(self.model)
         for key in sorted(saved.keys() | mine.keys()):
-            if key != "dropout" and saved.get(key) != mine.get(key):
+            if not key.endswith("dropout") and saved.get(key) != mine.get(key):
                 raise CheckpointError(
                     f"resume={path}",
                     f"is another model's: model.{key} is {saved.get(key)} there and {mine.get(key)} here",

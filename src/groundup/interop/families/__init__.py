@@ -1,0 +1,52 @@
+"""The architectures of transformers that networks here are, each as a table; the rules are those of `family`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groundup.core.errors import ConfigError, DataError
+from groundup.interop.families.gpt import GPT2, GPTJ, NEO
+from groundup.interop.families.llama import LLAMA, MISTRAL, MIXTRAL, NANOCHAT, QWEN3
+from groundup.interop.families.open_models import BLOOM, NEOX, OPT
+from groundup.interop.family import Family
+from groundup.model.config import Decoder
+
+FAMILIES = (NANOCHAT, LLAMA, MISTRAL, MIXTRAL, QWEN3, GPT2, GPTJ, NEOX, NEO, OPT, BLOOM)
+
+
+def family_of(config: Decoder, model_type: str | None = None) -> Family:
+    """The family that a network is of.
+
+    Args:
+        config: the network.
+        model_type: of the family that is wanted, where a network is of several; None: the first.
+
+    Raises:
+        ConfigError: there is none; told with what keeps it from the nearest one.
+    """
+    wanted = [family for family in FAMILIES if model_type in (None, family.model_type)]
+    if not wanted:
+        known = ", ".join(family.model_type for family in FAMILIES)
+        raise ConfigError(f"model_type={model_type}", "is not known", f"choose from {known}")
+    nearest = min(wanted, key=lambda family: len(family.misfits(config)))
+    misfits = nearest.misfits(config)
+    if misfits:
+        raise ConfigError(
+            f"model.{misfits[0]}",
+            f"transformers has no such network: nearest is {nearest.architecture}, and {', '.join(misfits)}",
+            f"export a network that is one of {', '.join(family.architecture for family in FAMILIES)}",
+        )
+    return nearest
+
+
+def family_named(model_type: Any, where: str) -> Family:
+    """The family with a `model_type`.
+
+    Raises:
+        DataError: none is known.
+    """
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    known = ", ".join(family.model_type for family in FAMILIES)
+    raise DataError(where, f"is of model_type {model_type}", f"give a model of one of these: {known}")

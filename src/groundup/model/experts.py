@@ -1,0 +1,93 @@
+"""A feed-forward of many experts, few of which read each position; what imbalance costs is the objective's affair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from groundup.model.feedforward import ACTIVATIONS
+from groundup.model.linear import Linear
+
+if TYPE_CHECKING:
+    from groundup.model.config import Decoder as Config
+
+
+class Bank(nn.Module):
+    """A matrix per expert."""
+
+    def __init__(self, experts: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, outputs, inputs))
+
+
+class Experts(nn.Module):
+    """Each position is read by the k experts that its router likes best, weighed by a softmax over these k.
+
+    No position is dropped (Jiang et al. 2024, Mixtral, section 2.1); the experts are feed-forwards without biases.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.activation, self.count, self.chosen = config.activation, config.expert_count, config.experts_per_token
+        self.router = Linear(config.width, self.count, bias=False)
+        self.up = Bank(self.count, config.width, config.feedforward)
+        self.gate = Bank(self.count, config.width, config.feedforward) if config.gated else None
+        self.down = Bank(self.count, config.feedforward, config.width)
+
+    def forward(self, x_BTD: Tensor, routing: list[Tensor] | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D).
+
+        Args:
+            x_BTD: the normed stream.
+            routing: takes up what `uneven` says of each row, (B, 2).
+        """
+        logits_BTE = self.router(x_BTD)
+        logits_BTE = logits_BTE.to(torch.promote_types(logits_BTE.dtype, torch.float32))
+        top_BTK, index_BTK = logits_BTE.topk(self.chosen, dim=-1)
+        if routing is not None:
+            routing.append(uneven(logits_BTE, index_BTK))
+        share_BTK = top_BTK.softmax(dim=-1).to(x_BTD.dtype)
+        eager: Any = torch.compiler.disable  # how many positions an expert reads is known only when it is run
+        mixed_ND: Tensor = eager(self._read)(x_BTD.flatten(0, 1), index_BTK.flatten(0, 1), share_BTK.flatten(0, 1))
+        return mixed_ND.view_as(x_BTD)
+
+    def _read(self, x_ND: Tensor, index_NK: Tensor, share_NK: Tensor) -> Tensor:
+        order = index_NK.flatten().argsort(stable=True)
+        counts = index_NK.flatten().bincount(minlength=self.count).tolist()
+        mixed_ND = torch.zeros_like(x_ND)
+        for expert, places in enumerate(torch.split(order, counts)):
+            rows = places // self.chosen
+            read = self._expert(x_ND[rows], expert) * share_NK.flatten()[places, None]
+            mixed_ND = mixed_ND.index_add(0, rows, read.to(mixed_ND.dtype))
+        return mixed_ND
+
+    def _expert(self, x_ND: Tensor, number: int) -> Tensor:
+        hidden_NF = functional.linear(x_ND, self.up.weight[number])
+        activate = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            hidden_NF = activate(hidden_NF)
+        else:
+            hidden_NF = activate(functional.linear(x_ND, self.gate.weight[number])) * hidden_NF
+        return functional.linear(hidden_NF, self.down.weight[number])
+
+
+def uneven(logits_BTE: Tensor, index_BTK: Tensor) -> Tensor:
+    """How uneven a router is, and how large its logits are, over each row: (B, 2).
+
+    The first is E sum_e f_e P_e, with f_e the share of choices that fall on expert e and P_e its mean probability: 1
+    where all are alike, E where one has all (Fedus et al. 2022, equations 4 to 6). The second is the mean squared
+    log-partition (Zoph et al. 2022, ST-MoE, equation 5).
+
+    Args:
+        logits_BTE: of the router.
+        index_BTK: the experts chosen.
+    """
+    experts = logits_BTE.shape[-1]
+    falls_BE = functional.one_hot(index_BTK, experts).to(logits_BTE.dtype).mean(dim=(1, 2))
+    mean_BE = logits_BTE.softmax(dim=-1).mean(dim=1)
+    balance_B = experts * (falls_BE * mean_BE).sum(dim=-1)
+    z_B = logits_BTE.logsumexp(dim=-1).square().mean(dim=1)
+    return torch.stack((balance_B, z_B), dim=-1)
