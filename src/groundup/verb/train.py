@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import groundup.trainer.logger_config  # noqa: F401  # these register the groups
 from groundup.core import checkpoint, ranks
 from groundup.core.bits import told
 from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
-from groundup.core.errors import CheckpointError, ConfigError, StorageError
+from groundup.core.errors import CheckpointError, ConfigError, DataError, StorageError
 from groundup.core.files import make_folder, read_json, storage_error, unused
 from groundup.core.memory import keep_freed_memory
 from groundup.shard.manifest import Manifest
@@ -108,6 +109,7 @@ class Train:
                 except ConfigError as error:
                     raise error.under(f"callback.{name}") from None
         self._check_space()
+        self._check_resume()
         keep_freed_memory()  # before torch is imported
         from groundup.trainer.device import device_of
 
@@ -188,13 +190,20 @@ class Train:
 
     def _source(self, folder: Path) -> Path | None:
         if self.resume:
-            path = Path(self.resume)
-            if not path.is_dir():
-                raise CheckpointError(f"resume={path}", "is not a folder", "give a step-N folder below checkpoints/")
-            checkpoint.verify(path)
-            self._check_model(path)
-            return path
+            checkpoint.verify(Path(self.resume))
+            self._check_resume()
+            return Path(self.resume)
         return checkpoint.newest(folder, say)
+
+    def _check_resume(self) -> None:
+        """What can be seen of a checkpoint that is named without reading it all, and without torch."""
+        if self.resume is None:
+            return
+        path = Path(self.resume)
+        if not path.is_dir():
+            raise CheckpointError(f"resume={path}", "is not a folder", "give a step-N folder below checkpoints/")
+        with suppress(DataError, KeyError, TypeError):  # what is missing or damaged, `verify` names before the run
+            self._check_model(path)
 
     def _check_model(self, path: Path) -> None:
         """A checkpoint's nets, as their configs describe them, must be this run's; dropout may differ."""
