@@ -165,6 +165,17 @@ def test_help_shows_null_where_nothing_is_given(tmp_path: Path) -> None:
     assert "length = required: in mm" in page
 
 
+def test_many_presets_are_counted_in_the_overview_and_listed_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "fruit").mkdir()
+    for number in range(40):
+        (tmp_path / "fruit" / f"sort-{number:02}.yaml").touch()
+    overview = explain("eat", Eat, tmp_path, ["--help"])
+    assert "(40 presets: --help fruit)" in " ".join(overview.split())
+    assert "sort-39" not in overview
+    assert max(map(len, overview.splitlines())) <= 120
+    assert "sort-39" in explain("eat", Eat, tmp_path, ["--help", "fruit"])
+
+
 def test_every_option_of_every_group_is_documented() -> None:
     for entry in groups().values():
         assert entry.name in ("verb", "change") or entry.doc or not entry.kinds, entry.name

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from groundup.core.config.schema import MISSING, groups
+
+MANY = 16
+"""Options of a group that the overview shows; those of a group asked for are all shown."""
 
 
 def explain(verb: str, root: type, conf: Path, arguments: list[str]) -> str:
@@ -45,16 +49,21 @@ def _presets(group: str, conf: Path, kinds: set[str]) -> list[str]:
     return sorted(path.stem for path in (conf / group).glob("*.yaml") if path.stem not in kinds)
 
 
-def _group(name: str, conf: Path) -> str:
+def _group(name: str, conf: Path, whole: bool = False) -> str:
     entry = groups()[name]
-    options = " | ".join([*entry.kinds, *_presets(name, conf, set(entry.kinds))])
-    chosen = f"{name}=[{options.replace(' | ', ',')}]" if entry.many else f"{name}={options}"
-    return f"  {name}: {entry.doc}\n      {chosen}"
+    presets = _presets(name, conf, set(entry.kinds))
+    options = [*entry.kinds, *presets]
+    if len(options) > MANY and not whole:
+        options = [*entry.kinds, *presets[: MANY - len(entry.kinds)], f"... ({len(presets)} presets: --help {name})"]
+    chosen = f"{name}=[{','.join(options)}]" if entry.many else f"{name}={' | '.join(options)}"
+    indent = " " * 6
+    lines = textwrap.wrap(chosen, 110, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join([f"  {name}: {entry.doc}", *lines])
 
 
 def _group_fields(name: str, conf: Path) -> str:
     entry = groups()[name]
-    parts = [_group(name, conf).strip()]
+    parts = [_group(name, conf, whole=True).strip()]
     for kind, cls in entry.kinds.items():
         summary = (inspect.getdoc(cls) or "").splitlines()[0]
         parts.append(f"{kind}: {summary}")
