@@ -30,11 +30,13 @@ def outcome() -> tuple[int, int, float]:
         "pytest",
         "-p",
         "no:cacheprovider",
+        "--numprocesses=auto",
+        "--dist=loadfile",
         f"--junit-xml={report}",
         "--cov",
         f"--cov-report=json:{coverage}",
     ]
-    environment = {**os.environ, "COVERAGE_FILE": str(place / "data")}
+    environment = {**os.environ, "COVERAGE_FILE": str(place / "data"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*alone, sys.executable, *tests], cwd=ROOT, stdout=sys.stderr, env=environment, check=False)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"{' '.join(alone)} pytest ended with {done.returncode}")
