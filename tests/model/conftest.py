@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from groundup.core.config import from_dict
 from groundup.model import config as _  # noqa: F401  # registers the decoder
@@ -137,3 +138,25 @@ def odd_configs(configure: Callable[..., Any]) -> list[Any]:
             )
         )
     return configs
+
+
+@pytest.fixture
+def by_embedding() -> Callable[..., Tensor]:
+    """How much the logits of one position depend on the embedding of each."""
+    return _by_embedding
+
+
+def _by_embedding(net: Any, tokens: Tensor, position: int, **rest: Any) -> Tensor:
+    """Size of the gradient of one position's logits by the embedding of every position."""
+    caught: list[Tensor] = []
+
+    def catch(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        caught.append(output.detach().requires_grad_())
+        return caught[0]
+
+    hook = net.trunk.embedding.register_forward_hook(catch)
+    logits = net(tokens, **rest)
+    hook.remove()
+    weights = torch.randn(61, generator=torch.Generator().manual_seed(9), dtype=logits.dtype)
+    (gradient,) = torch.autograd.grad((logits[:, position] * weights).sum(), caught)
+    return gradient.abs().amax(dim=-1)

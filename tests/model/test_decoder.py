@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Build = Callable[..., Any]
+Probe = Callable[..., Tensor]
 OPTIONS = [
     {"positions": positions, "norm": norm, "qk_norm": qk_norm, "shift": shift}
     for positions in ("rotary", "learned")
@@ -23,24 +24,10 @@ def draw(rows: int = 2, length: int = 16, seed: int = 0) -> Tensor:
     return torch.randint(0, 61, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def by_embedding(net: Any, tokens: Tensor, position: int, **rest: Any) -> Tensor:
-    """Size of the gradient of one position's logits by the embedding of every position."""
-    caught: list[Tensor] = []
-
-    def catch(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        caught.append(output.detach().requires_grad_())
-        return caught[0]
-
-    hook = net.trunk.embedding.register_forward_hook(catch)
-    logits = net(tokens, **rest)
-    hook.remove()
-    weights = torch.randn(61, generator=torch.Generator().manual_seed(9), dtype=logits.dtype)
-    (gradient,) = torch.autograd.grad((logits[:, position] * weights).sum(), caught)
-    return gradient.abs().amax(dim=-1)
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(map(str, options.values())))
-def test_no_position_depends_on_a_later_one_and_each_on_all_earlier(build: Build, options: dict[str, Any]) -> None:
+def test_no_position_depends_on_a_later_one_and_each_on_all_earlier(
+    build: Build, options: dict[str, Any], by_embedding: Probe
+) -> None:
     net = build(**options)
     for position in (0, 6, 15):
         sizes = by_embedding(net, draw(), position)
@@ -48,7 +35,7 @@ def test_no_position_depends_on_a_later_one_and_each_on_all_earlier(build: Build
         assert (sizes[:, : position + 1] > 0).all()
 
 
-def test_every_recipe_is_causal(build: Build, recipe: dict[str, Any]) -> None:
+def test_every_recipe_is_causal(build: Build, recipe: dict[str, Any], by_embedding: Probe) -> None:
     sizes = by_embedding(build(**recipe), draw(), 7)
     assert (sizes[:, 8:] == 0).all()
     assert (sizes[:, :8] > 0).all()
@@ -67,7 +54,7 @@ def test_documents_packed_into_a_window_are_as_if_run_alone(build: Build, recipe
         torch.testing.assert_close(packed[row, chosen], alone, rtol=0, atol=1e-10)
 
 
-def test_no_gradient_crosses_a_documents_bounds(build: Build, recipe: dict[str, Any]) -> None:
+def test_no_gradient_crosses_a_documents_bounds(build: Build, recipe: dict[str, Any], by_embedding: Probe) -> None:
     sizes = by_embedding(build(**recipe), draw(), 8, documents_BT=DOCUMENTS)
     assert (sizes[0, :6] == 0).all()
     assert (sizes[0, 6:9] > 0).all()

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from groundup.core.errors import ConfigError
-from groundup.model.experts import Experts, uneven
+from groundup.model.experts import Experts, router_losses
 
 Build = Callable[..., Any]
 SPARSE: dict[str, Any] = {"activation": "swiglu", "experts": 5, "experts_per_token": 2}
@@ -48,11 +48,13 @@ def test_dense_and_sparse_layers_alternate(build: Build) -> None:
 def test_an_even_router_costs_one_and_a_router_of_one_expert_as_many_as_there_are() -> None:
     even = torch.zeros(3, 8, 4)
     round_robin = torch.arange(8).remainder(4).expand(3, 8)[..., None]
-    torch.testing.assert_close(uneven(even, round_robin)[:, 0], torch.ones(3))
+    torch.testing.assert_close(router_losses(even, round_robin)[:, 0], torch.ones(3))
     one = torch.full((3, 8, 4), -1e4)
     one[..., 2] = 0.0
-    torch.testing.assert_close(uneven(one, torch.full((3, 8, 1), 2))[:, 0], torch.full((3,), 4.0))
-    torch.testing.assert_close(uneven(even, round_robin)[:, 1], torch.full((3,), torch.tensor(4.0).log().item() ** 2))
+    torch.testing.assert_close(router_losses(one, torch.full((3, 8, 1), 2))[:, 0], torch.full((3,), 4.0))
+    torch.testing.assert_close(
+        router_losses(even, round_robin)[:, 1], torch.full((3,), torch.tensor(4.0).log().item() ** 2)
+    )
 
 
 def test_what_a_row_costs_does_not_depend_on_the_rows_beside_it(build: Build) -> None:

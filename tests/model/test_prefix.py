@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Build = Callable[..., Any]
+Probe = Callable[..., Tensor]
 PLAIN: dict[str, Any] = {
     "mask": "prefix",
     "positions": "learned",
@@ -32,24 +33,10 @@ def given(*lengths: int) -> Tensor:
     return torch.arange(16) < torch.tensor(lengths)[:, None]
 
 
-def by_embedding(net: Any, tokens: Tensor, position: int, **rest: Any) -> Tensor:
-    """Size of the gradient of one position's logits by the embedding of every position."""
-    caught: list[Tensor] = []
-
-    def catch(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        caught.append(output.detach().requires_grad_())
-        return caught[0]
-
-    hook = net.trunk.embedding.register_forward_hook(catch)
-    logits = net(tokens, **rest)
-    hook.remove()
-    weights = torch.randn(61, generator=torch.Generator().manual_seed(9), dtype=logits.dtype)
-    (gradient,) = torch.autograd.grad((logits[:, position] * weights).sum(), caught)
-    return gradient.abs().amax(dim=-1)
-
-
 @pytest.mark.parametrize("positions", ["learned", "rotary", "alibi", "transformer_xl"])
-def test_what_is_given_is_seen_by_all_and_the_rest_only_from_behind(build: Build, positions: str) -> None:
+def test_what_is_given_is_seen_by_all_and_the_rest_only_from_behind(
+    build: Build, positions: str, by_embedding: Probe
+) -> None:
     net = build(**{**PLAIN, "positions": positions})
     for position, length in ((0, 6), (3, 6), (5, 6), (9, 6), (4, 1)):
         sizes = by_embedding(net, draw(), position, prefix_BT=given(length, length))
@@ -58,7 +45,7 @@ def test_what_is_given_is_seen_by_all_and_the_rest_only_from_behind(build: Build
         assert (sizes[:, seen:] == 0).all()
 
 
-def test_a_prefix_ends_with_its_document(build: Build) -> None:
+def test_a_prefix_ends_with_its_document(build: Build, by_embedding: Probe) -> None:
     documents = torch.tensor([[0] * 5 + [1] * 11])
     sizes = by_embedding(build(**PLAIN), draw(1), 2, prefix_BT=given(9), documents_BT=documents)
     assert (sizes[0, :5] > 0).all()

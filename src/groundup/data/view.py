@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,12 @@ class View(Protocol):
 
     def show(self, batch: Batch, samples: Integers, filled: Integers) -> Batch:
         """What is made of a micro-batch whose targets are the successors; samples are numbered as above, one a row."""
+
+
+def view_of(objective: Any, seed: int) -> View | None:
+    """What an objective shows of the text; None: each token's successor is predicted. A plugin's need not say."""
+    found: View | None = objective.view(seed) if hasattr(objective, "view") else None
+    return found
 
 
 @dataclass(frozen=True)

@@ -94,18 +94,18 @@ class Attention(nn.Module):
                 query, key = rotate(query, *asked.rotation), rotate(key, *frame.rotation)
         if cache is not None:
             key, value = cache.extend(key, value, frame.slots, frame.used)
-        added = asked.fall
+        score_bias = asked.alibi
         if self.relative is not None and asked.distances is not None:
-            added = self.scale * self.relative.scores(query, asked.distances)
+            score_bias = self.scale * self.relative.scores(query, asked.distances)
             query = self.relative.with_content(query)
         gathered = attend(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
-            asked.near if self.sliding else asked.mask,
+            asked.sliding_mask if self.sliding else asked.mask,
             self.dropout if self.training else 0.0,
             self.bounded,
-            added,
+            score_bias,
             self.scale,
         )
         mixed: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
@@ -119,10 +119,10 @@ def attend(
     mask: Tensor | None,
     dropout: float,
     bounded: bool,
-    added: Tensor | None = None,
+    score_bias: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """softmax(scale Q K' + added) V over the visible keys, by the way that is fastest where the tensors are.
+    """softmax(scale Q K' + score_bias) V over the visible keys, by the way that is fastest where the tensors are.
 
     On a CPU and up to `EXPLICIT` positions that is matrix products around an fp32 softmax, which a compiler fuses;
     else torch's own kernels.
@@ -134,7 +134,7 @@ def attend(
         mask: what each query sees, bool, broadcast to (B, H, T, S); None: causal, with S = T.
         dropout: share of attention weights dropped.
         bounded: scores are too small for exp to overflow.
-        added: what is added to the scores, broadcast to (B, H, T, S).
+        score_bias: what is added to the scores, broadcast to (B, H, T, S).
         scale: of the products; None: 1 / sqrt C.
 
     Returns:
@@ -142,7 +142,7 @@ def attend(
     """
     grouped = query.shape[1] != key.shape[1]
     scale = query.shape[3] ** -0.5 if scale is None else scale
-    added = None if added is None else added.expand(-1, -1, query.shape[2], key.shape[2])
+    score_bias = None if score_bias is None else score_bias.expand(-1, -1, query.shape[2], key.shape[2])
     if query.device.type == "cpu" and 1 < query.shape[2] <= EXPLICIT:
         if grouped:
             repeats = query.shape[1] // key.shape[1]
@@ -151,14 +151,14 @@ def attend(
         if dropout:
             shape = (*query.shape[:3], key.shape[2])
             kept = functional.dropout(torch.ones(shape, dtype=query.dtype), dropout)
-        learned = added is not None and added.requires_grad
-        output: Tensor = cast(Any, Explicit).apply(query * scale, key, value, mask, kept, bounded, added, learned)
+        learned = score_bias is not None and score_bias.requires_grad
+        output: Tensor = cast(Any, Explicit).apply(query * scale, key, value, mask, kept, bounded, score_bias, learned)
         return output
     causal = mask is None
-    if added is not None:
+    if score_bias is not None:
         if mask is None:
             mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
-        mask, causal = added.to(query.dtype).masked_fill(~mask, -torch.inf), False
+        mask, causal = score_bias.to(query.dtype).masked_fill(~mask, -torch.inf), False
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
@@ -181,13 +181,13 @@ class Explicit(torch.autograd.Function):
         mask: Tensor | None,
         kept: Tensor | None,
         bounded: bool,
-        added: Tensor | None,
+        score_bias: Tensor | None,
         learned: bool,
     ) -> Tensor:
         """All are (B, H, T or S, C), the query scaled already; `kept` holds 0 or 1 / (1 - dropout) for each weight.
 
-        `bounded` says that scores are too small for exp to overflow, so that no maximum need be subtracted; `added`
-        is added to the scores, and `learned` says that it wants a gradient.
+        `bounded` says that scores are too small for exp to overflow, so that no maximum need be subtracted;
+        `score_bias` is added to the scores, and `learned` says that it wants a gradient.
         """
         B, H, T, C = query.shape
         q, k, v = (x.reshape(B * H, -1, C) for x in (query, key, value))
@@ -196,8 +196,8 @@ class Explicit(torch.autograd.Function):
             scores = torch.bmm(q[:, rows], k[:, columns].transpose(1, 2)).view(B, H, -1, columns.stop)
             visible = _causal(rows, columns, q.device) if mask is None else mask[..., rows, columns]
             wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            if added is not None:
-                wide = wide + added[..., rows, columns]
+            if score_bias is not None:
+                wide = wide + score_bias[..., rows, columns]
             if not bounded:
                 wide = wide - wide.masked_fill(~visible, -torch.inf).amax(dim=-1, keepdim=True)
             weight = torch.where(visible, wide.exp(), 0.0).to(scores.dtype)
@@ -208,7 +208,7 @@ class Explicit(torch.autograd.Function):
             weights.append(weight)
             sums.append(total)
         output = torch.cat(outputs, dim=2)
-        ctx.learned = None if added is None or not learned else (added.shape, added.dtype)
+        ctx.learned = None if score_bias is None or not learned else (score_bias.shape, score_bias.dtype)
         ctx.save_for_backward(query, key, value, mask, kept, output, *weights, *sums)
         return output
 
@@ -221,7 +221,7 @@ class Explicit(torch.autograd.Function):
         count = len(rest) // 2
         by_q = []
         by_k, by_v = (torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
-        by_added = None if ctx.learned is None else by_k.new_zeros(B, H, T, k.shape[1])
+        by_bias = None if ctx.learned is None else by_k.new_zeros(B, H, T, k.shape[1])
         for (rows, columns), weight, total in zip(
             _blocks(T, k.shape[1], mask is None), rest[:count], rest[count:], strict=True
         ):
@@ -233,14 +233,14 @@ class Explicit(torch.autograd.Function):
             if kept is not None:
                 used, by_weight = weight * kept[..., rows, columns], by_weight * kept[..., rows, columns]
             by_scores = (weight * (by_weight - dot)).to(weight.dtype).view(B * H, -1, columns.stop)
-            if by_added is not None:
-                by_added[:, :, rows, columns] = by_scores.view_as(weight)
+            if by_bias is not None:
+                by_bias[:, :, rows, columns] = by_scores.view_as(weight)
             by_q.append(torch.bmm(by_scores, k[:, columns]))
             by_k[:, columns] += torch.bmm(by_scores.transpose(1, 2), q[:, rows])
             by_v[:, columns] += torch.bmm(used.view_as(by_scores).transpose(1, 2), scaled_NTC)
         by_keys, by_values = by_k.to(k.dtype).view_as(key), by_v.to(v.dtype).view_as(value)
         by_queries = torch.cat(by_q, dim=1).view_as(query)
-        summed = None if by_added is None else by_added.sum_to_size(ctx.learned[0]).to(ctx.learned[1])
+        summed = None if by_bias is None else by_bias.sum_to_size(ctx.learned[0]).to(ctx.learned[1])
         return by_queries, by_keys, by_values, None, None, None, summed, None
 
 

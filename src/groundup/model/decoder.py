@@ -159,7 +159,7 @@ class Decoder(nn.Module):
             positions_BT: position of each token; None: 0, 1, ... in every row.
             prefix_BT: with mask=prefix, whether a token is given, so that all of its document see it; None: none is.
             with_log_z: return the softmax's log-normaliser too.
-            with_routing: return how uneven the experts' routers are too (see `groundup.model.experts.uneven`).
+            with_routing: return how uneven the experts' routers are too (see `groundup.model.experts.router_losses`).
 
         Returns:
             Without targets, logits (B, T, V). With targets, negative log-likelihoods in nats, (B, T) fp32, zero

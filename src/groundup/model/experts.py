@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from groundup.model.feedforward import ACTIVATIONS
+from groundup.model.feedforward import activated
 from groundup.model.linear import Linear
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class Experts(nn.Module):
 
         Args:
             x_BTD: the normed stream.
-            routing: takes up what `uneven` says of each row, (B, 2).
+            routing: takes up what `router_losses` says of each row, (B, 2).
         """
         logits_BTE = self.router(x_BTD)
         logits_BTE = logits_BTE.to(torch.promote_types(logits_BTE.dtype, torch.float32))
         top_BTK, index_BTK = logits_BTE.topk(self.chosen, dim=-1)
         if routing is not None:
-            routing.append(uneven(logits_BTE, index_BTK))
+            routing.append(router_losses(logits_BTE, index_BTK))
         share_BTK = top_BTK.softmax(dim=-1).to(x_BTD.dtype)
         eager: Any = torch.compiler.disable  # how many positions an expert reads is known only when it is run
         mixed_ND: Tensor = eager(self._read)(x_BTD.flatten(0, 1), index_BTK.flatten(0, 1), share_BTK.flatten(0, 1))
@@ -65,17 +65,13 @@ class Experts(nn.Module):
         return mixed_ND
 
     def _expert(self, x_ND: Tensor, number: int) -> Tensor:
-        hidden_NF = functional.linear(x_ND, self.up.weight[number])
-        activate = ACTIVATIONS[self.activation]
-        if self.gate is None:
-            hidden_NF = activate(hidden_NF)
-        else:
-            hidden_NF = activate(functional.linear(x_ND, self.gate.weight[number])) * hidden_NF
-        return functional.linear(hidden_NF, self.down.weight[number])
+        up_NF = functional.linear(x_ND, self.up.weight[number])
+        gate_NF = None if self.gate is None else functional.linear(x_ND, self.gate.weight[number])
+        return functional.linear(activated(self.activation, up_NF, gate_NF), self.down.weight[number])
 
 
-def uneven(logits_BTE: Tensor, index_BTK: Tensor) -> Tensor:
-    """How uneven a router is, and how large its logits are, over each row: (B, 2).
+def router_losses(logits_BTE: Tensor, index_BTK: Tensor) -> Tensor:
+    """How router_losses a router is, and how large its logits are, over each row: (B, 2).
 
     The first is E sum_e f_e P_e, with f_e the share of choices that fall on expert e and P_e its mean probability: 1
     where all are alike, E where one has all (Fedus et al. 2022, equations 4 to 6). The second is the mean squared

@@ -34,6 +34,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """What is applied to the hidden channels, or to the gate."""
 
 
+def activated(activation: str, up: Tensor, gate: Tensor | None) -> Tensor:
+    """The hidden channels behind their activation, or beside their gate's."""
+    activate = ACTIVATIONS[activation]
+    return activate(up) if gate is None else activate(gate) * up
+
+
 class FeedForward(nn.Module):
     """Two linear maps around an activation, or SwiGLU's three.
 
@@ -50,10 +56,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        hidden_BTF = self.up(x_BTD)
-        if self.gate is not None:
-            hidden_BTF = ACTIVATIONS[self.activation](self.gate(x_BTD)) * hidden_BTF
-        else:
-            hidden_BTF = ACTIVATIONS[self.activation](hidden_BTF)
-        mixed: Tensor = self.down(hidden_BTF)
+        gate_BTF = None if self.gate is None else self.gate(x_BTD)
+        mixed: Tensor = self.down(activated(self.activation, self.up(x_BTD), gate_BTF))
         return mixed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from groundup.model.mask import Sight, dense
+from groundup.model.mask import Mask, dense
 from groundup.model.positions import angles, frequencies, slopes
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ class Frame(NamedTuple):
         positions: (T,) or (B, T) int64.
         rotation: cosine and sine of rotary positions, or None.
         mask: bool, which slots each query sees, broadcast to (B, H, T, S); None: causal.
-        near: likewise, for layers with a sliding window.
+        sliding_mask: likewise, for layers with a sliding window.
         distances: from each key forward to the query, (T, S) or (B, T, S) int64, where scores depend on them.
-        fall: what is added to scores for the distance, broadcast to (B, H, T, S) fp32 (ALiBi), or None.
+        alibi: what is added to scores for the distance, broadcast to (B, H, T, S) fp32 (ALiBi), or None.
         joined: (B, T) bool, whether a token continues the document of the one before; None: all but the first do.
         slots: in generation, (B, T) int64, where in the cache each token goes; None: to the last of those used.
         used: in generation, how many slots are looked at.
@@ -33,9 +33,9 @@ class Frame(NamedTuple):
     positions: Tensor
     rotation: tuple[Tensor, Tensor] | None
     mask: Tensor | None
-    near: Tensor | None = None
+    sliding_mask: Tensor | None = None
     distances: Tensor | None = None
-    fall: Tensor | None = None
+    alibi: Tensor | None = None
     joined: Tensor | None = None
     slots: Tensor | None = None
     used: int = 0
@@ -66,10 +66,10 @@ def window(
         joined = torch.zeros_like(documents_BT, dtype=torch.bool)
         joined[:, 1:] = documents_BT[:, 1:] == documents_BT[:, :-1]
     rows = B if documents_BT is not None or prefix_BT is not None or positions.dim() == 2 else 1
-    sight = Sight(positions.view(-1, T), documents_BT, prefix_BT=prefix_BT)
-    mask, near = _masks(config, sight, rows, T)
-    distances, fall = _distances(config, positions, positions)
-    return Frame(positions, _rotation(config, positions, dtype), mask, near, distances, fall, joined)
+    sees = Mask(positions.view(-1, T), documents_BT, prefix_BT=prefix_BT)
+    mask, sliding_mask = _masks(config, sees, rows, T)
+    distances, alibi = _distances(config, positions, positions)
+    return Frame(positions, _rotation(config, positions, dtype), mask, sliding_mask, distances, alibi, joined)
 
 
 def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype) -> Frame:
@@ -88,9 +88,9 @@ def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: t
     """
     if config.shift or config.mask == "prefix":
         raise ValueError("a network that shifts tokens, or sees ahead in a prefix, reads no branches")
-    mask, near = _masks(config, Sight(positions_BT, None, branches_BT), *branches_BT.shape)
-    distances, fall = _distances(config, positions_BT, positions_BT)
-    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask, near, distances, fall)
+    mask, sliding_mask = _masks(config, Mask(positions_BT, None, branches_BT), *branches_BT.shape)
+    distances, alibi = _distances(config, positions_BT, positions_BT)
+    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask, sliding_mask, distances, alibi)
 
 
 def pick(x_BTD: Tensor, wanted_BQ: Tensor) -> Tensor:
@@ -110,11 +110,11 @@ def narrowed(frame: Frame, wanted_BQ: Tensor) -> Frame:
         mask = (keys_T <= wanted_BQ[..., None])[:, None]
     else:
         mask = _rows(frame.mask, wanted_BQ)
-    near = None if frame.near is None else _rows(frame.near, wanted_BQ)
-    distances, fall = frame.distances, None if frame.fall is None else _rows(frame.fall, wanted_BQ)
+    sliding_mask = None if frame.sliding_mask is None else _rows(frame.sliding_mask, wanted_BQ)
+    distances, alibi = frame.distances, None if frame.alibi is None else _rows(frame.alibi, wanted_BQ)
     if distances is not None:
         distances = distances[wanted_BQ] if distances.dim() == 2 else distances[rows_B1, wanted_BQ]
-    return Frame(frame.positions, rotation, mask, near, distances, fall)
+    return Frame(frame.positions, rotation, mask, sliding_mask, distances, alibi)
 
 
 def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.dtype) -> Frame:
@@ -177,22 +177,25 @@ def _behind(
     The first `given_B` slots of a row are seen by all of its queries.
     """
     keys = torch.arange(used, device=positions_BT.device)
-    mask, near = keys <= positions_BT[:, None, :, None], None
-    if given_B is not None:
-        mask = mask | (keys < given_B[:, None, None, None])
+    rows = torch.arange(len(positions_BT), device=positions_BT.device)[:, None, None]
+    slots = torch.arange(max(used, config.closed()[1]), device=positions_BT.device)[None]  # padding may stand behind
+    sees = Mask(slots, prefix_BT=None if given_B is None else keys < given_B[:, None])
+    mask = sees(rows, rows, positions_BT[..., None], keys)[:, None]
+    sliding_mask = None
     if config.sliding_layers:
-        near = mask & (keys > positions_BT[:, None, :, None] - (config.sliding_window or 0))
-    distances, fall = _distances(config, positions_BT, keys)
-    return Frame(positions_BT, rotation, mask, near, distances, fall, slots=slots_BT, used=used)
+        near = sees._replace(window=config.sliding_window)
+        sliding_mask = near(rows, rows, positions_BT[..., None], keys)[:, None]
+    distances, alibi = _distances(config, positions_BT, keys)
+    return Frame(positions_BT, rotation, mask, sliding_mask, distances, alibi, slots=slots_BT, used=used)
 
 
-def _masks(config: Config, sight: Sight, rows: int, length: int) -> tuple[Tensor | None, Tensor | None]:
+def _masks(config: Config, sees: Mask, rows: int, length: int) -> tuple[Tensor | None, Tensor | None]:
     """The masks of layers that see all and of those with a sliding window; None: causal, or no such layer."""
-    bare = sight.documents_BT is None and sight.branches_BT is None and sight.prefix_BT is None
-    mask = None if bare else dense(sight, rows, length, length)
+    bare = sees.documents_BT is None and sees.branches_BT is None and sees.prefix_BT is None
+    mask = None if bare else dense(sees, rows, length, length)
     if not config.sliding_layers:
         return mask, None
-    return mask, dense(sight._replace(window=config.sliding_window), rows, length, length)
+    return mask, dense(sees._replace(window=config.sliding_window), rows, length, length)
 
 
 def _rows(table: Tensor, wanted_BQ: Tensor) -> Tensor:
@@ -203,16 +206,16 @@ def _rows(table: Tensor, wanted_BQ: Tensor) -> Tensor:
 
 
 def _distances(config: Config, queries: Tensor, keys: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Distances from keys forward to queries, and ALiBi's fall of scores with them, where the network asks for them."""
+    """Distances from keys forward to queries, and what ALiBi adds to scores for them, where they are asked for."""
     if config.positions not in ("alibi", "transformer_xl"):
         return None, None
     distances = queries[..., :, None] - keys[..., None, :]
     if config.positions == "transformer_xl":
         return distances, None
-    fall = -slopes(config.heads, queries.device)[:, None, None] * (
+    alibi = -slopes(config.heads, queries.device)[:, None, None] * (
         distances if distances.dim() == 2 else distances[:, None]
     )
-    return None, fall if fall.dim() == 4 else fall[None]
+    return None, alibi if alibi.dim() == 4 else alibi[None]
 
 
 def _rotation(config: Config, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

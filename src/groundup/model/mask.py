@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-class Sight(NamedTuple):
-    """Whether a query sees a key: `sight(row, head, query, key)`, for single indices or tensors that broadcast.
+class Mask(NamedTuple):
+    """Whether a query sees a key: `mask(row, head, query, key)`, for single indices or tensors that broadcast.
 
     It is the `mask_mod` that FlexAttention takes (Dong et al. 2024), and `dense` makes of it the mask that every other
     kernel takes.
@@ -46,10 +46,10 @@ class Sight(NamedTuple):
         return seen
 
 
-def dense(sight: Sight, rows: int, queries: int, keys: int) -> Tensor:
+def dense(mask: Mask, rows: int, queries: int, keys: int) -> Tensor:
     """The mask of all pairs, bool, (rows, 1, queries, keys)."""
-    device = sight.positions_BT.device
+    device = mask.positions_BT.device
     row = torch.arange(rows, device=device)[:, None, None]
     query = torch.arange(queries, device=device)[:, None]
     key = torch.arange(keys, device=device)
-    return sight(row, torch.zeros_like(row), query, key).expand(rows, queries, keys)[:, None]
+    return mask(row, torch.zeros_like(row), query, key).expand(rows, queries, keys)[:, None]

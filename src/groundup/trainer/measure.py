@@ -18,6 +18,7 @@ from groundup.core.files import atomic_json, storage_error, unused
 from groundup.data.config import Shards
 from groundup.data.module import StreamModule
 from groundup.data.opening import held_out_names, held_out_tasks, storage_of
+from groundup.data.view import view_of
 from groundup.evaluation.page import page, shown
 from groundup.generation import Options, sample, stream
 from groundup.objective.base import Setting
@@ -172,7 +173,7 @@ def _validate(opened: Opened, asked: Asked, data: Shards | None, folder: Path, k
     module.nets["model"] = opened.net
     evaluation = _evaluation(asked, keep)
     if data is not None and sources:
-        view = opened.objective.view(opened.seed) if hasattr(opened.objective, "view") else None
+        view = view_of(opened.objective, opened.seed)
         text = StreamModule(data, opened.seed, opened.progress, 0, ranks.rank(), ranks.world(), view)
         trainer = build_trainer(asked, [evaluation] if evaluation else [], [], folder, held_out=True)
         trainer.validate(module, datamodule=text, verbose=False)

@@ -24,6 +24,7 @@ from groundup.core.files import read_json
 from groundup.core.progress import Progress
 from groundup.data.module import StreamModule
 from groundup.data.opening import storage_of, tokenizer_folder
+from groundup.data.view import view_of
 from groundup.model.load import load
 from groundup.objective.base import Objective, Setting
 from groundup.shard.manifest import Manifest
@@ -162,7 +163,7 @@ def _build(
     effective = segment_list.apply(recipe, segments[number].set)
     setting = _setting(effective, folder, clock, _era_end(segments, number))
     module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
-    view = _view(effective)
+    view = view_of(effective.objective, effective.seed)
     data = StreamModule(effective.data, effective.seed, clock, last - clock.steps, ranks.rank(), ranks.world(), view)
     callbacks = callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})
     for callback in callbacks:
@@ -223,11 +224,6 @@ def build_trainer(
     )
 
 
-def _view(effective: Recipe) -> Any:
-    """What the objective shows of the text; a plugin's need not say."""
-    return effective.objective.view(effective.seed) if hasattr(effective.objective, "view") else None
-
-
 def _finish(
     recipe: Recipe, folder: Path, segments: Sequence[Segment], clock: Progress, source: Path | None
 ) -> dict[str, float]:
@@ -243,7 +239,15 @@ def _finish(
     trainer = build_trainer(recipe, [], [], folder, held_out=True)
     trainer.strategy.barrier()
     module.nets["model"] = load(folder)
-    data = StreamModule(effective.data, effective.seed, clock, 0, ranks.rank(), ranks.world(), _view(effective))
+    data = StreamModule(
+        effective.data,
+        effective.seed,
+        clock,
+        0,
+        ranks.rank(),
+        ranks.world(),
+        view_of(effective.objective, effective.seed),
+    )
     trainer.validate(module, datamodule=data, verbose=False)
     held_out: dict[str, float] = module.validation
     return held_out

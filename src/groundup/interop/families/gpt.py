@@ -8,8 +8,11 @@ from typing import Any
 from groundup.core.errors import DataError
 from groundup.interop.families.shared import BIASED, BLOCK, LEARNED, QKV, UNGROUPED, apart
 from groundup.interop.family import BASE, Family, To
-from groundup.interop.form import Form, side_by_side
+from groundup.interop.form import PLAIN, Form, side_by_side
 from groundup.model.config import Decoder
+
+CONV1D = Form(transposed=True)
+"""GPT-2's own linear map, whose matrices have inputs first."""
 
 GPT2_SIZES = {
     "vocab_size": "vocabulary",
@@ -23,9 +26,11 @@ GPT2_SIZES = {
 }
 
 
-def _gpt2_modules(attention: str, output: str, up: str, down: str, qkv: dict[tuple[str, ...], To]) -> dict[Any, To]:
-    """GPT-2's names, which models after it kept with other parts."""
-    layer, matrix = "transformer.h.{}.", Form(transposed=attention == "attn." and up == "c_fc")
+def _gpt2_modules(
+    attention: str, output: str, up: str, down: str, qkv: dict[tuple[str, ...], To], matrix: Form = PLAIN
+) -> dict[Any, To]:
+    """GPT-2's names, which models after it kept with other parts; `matrix` is the form of those that are not fused."""
+    layer = "transformer.h.{}."
     return {
         ("trunk.embedding",): To("transformer.wte"),
         ("trunk.positions",): To("transformer.wpe"),
@@ -43,7 +48,7 @@ def _gpt2_modules(attention: str, output: str, up: str, down: str, qkv: dict[tup
 GPT2 = Family(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
-    parts={**BASE, **UNGROUPED, **BIASED, **LEARNED, "qkv_bias": True, "mixed_bias": True} | {"scaled_scores": True},
+    parts={**BASE, **UNGROUPED, **BIASED, **LEARNED, "qkv_bias": True, "mixed_bias": True},
     keys=GPT2_SIZES,
     defaults={
         "n_inner": None,
@@ -55,7 +60,7 @@ GPT2 = Family(
     written={"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     activation=("activation_function", False),
     modules=_gpt2_modules(
-        "attn.", "c_proj", "c_fc", "c_proj", {QKV: To("transformer.h.{}.attn.c_attn", Form(transposed=True))}
+        "attn.", "c_proj", "c_fc", "c_proj", {QKV: To("transformer.h.{}.attn.c_attn", CONV1D)}, CONV1D
     ),
     prefix="transformer.",
     ignored=(".attn.bias", ".attn.masked_bias"),

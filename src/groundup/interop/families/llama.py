@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from groundup.interop.families.shared import BLOCK, QKV, SIZES, qkv_bias, rope, share_of_width, turns, whole_heads
 from groundup.interop.family import BASE, Family, To
 from groundup.interop.form import PLAIN, Form, swapped_halves
@@ -78,7 +80,8 @@ LLAMA = Family(
 )
 """Llama (Touvron et al. 2023; Grattafiori et al. 2024)."""
 
-MISTRAL = Family(
+MISTRAL = replace(
+    LLAMA,
     model_type="mistral",
     architecture="MistralForCausalLM",
     parts={
@@ -92,16 +95,11 @@ MISTRAL = Family(
     },
     keys={**LLAMA_KEYS, "head_dim": "channels", "sliding_window": "sliding_window"},
     defaults={**LLAMA_DEFAULTS, "num_key_value_heads": 8, "head_dim": None, "sliding_window": 4096},
-    written={"attention_dropout": 0.0},
-    activation=("hidden_act", True),
-    modules=_llama_modules(PLAIN, gated=True, normed=False, gain=True),
-    prefix="model.",
-    reads=turns,
-    writes=rope,
 )
 """Mistral (Jiang et al. 2023): Llama with a sliding window."""
 
-MIXTRAL = Family(
+MIXTRAL = replace(
+    MISTRAL,
     model_type="mixtral",
     architecture="MixtralForCausalLM",
     parts={
@@ -112,8 +110,6 @@ MIXTRAL = Family(
     keys={**MISTRAL.keys, "num_local_experts": "experts", "num_experts_per_tok": "experts_per_token"},
     defaults={**MISTRAL.defaults, "rms_norm_eps": 1e-5, "sliding_window": None}
     | {"num_local_experts": 8, "num_experts_per_tok": 2},
-    written={"attention_dropout": 0.0},
-    activation=("hidden_act", True),
     modules={
         **{ours: to for ours, to in MISTRAL.modules.items() if ".feedforward." not in ours[0]},
         (f"{BLOCK}feedforward.router",): To("model.layers.{}.block_sparse_moe.gate"),
@@ -121,24 +117,17 @@ MIXTRAL = Family(
         (f"{BLOCK}feedforward.down",): To("model.layers.{}.block_sparse_moe.experts.{expert}.w2"),
         (f"{BLOCK}feedforward.up",): To("model.layers.{}.block_sparse_moe.experts.{expert}.w3"),
     },
-    prefix="model.",
-    reads=turns,
-    writes=rope,
 )
 """Mixtral (Jiang et al. 2024): Mistral with experts in every layer."""
 
-QWEN3 = Family(
+QWEN3 = replace(
+    LLAMA,
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
     parts={**BASE, **ROTARY, "gain": True, "qk_norm": True, "bias": False, "mixed_bias": qkv_bias},
     keys={**LLAMA_KEYS, "head_dim": "channels", "attention_bias": "qkv_bias"},
     defaults={**LLAMA_DEFAULTS, "head_dim": 128, "attention_bias": False},
     fixed={"use_sliding_window": False},
-    written={"attention_dropout": 0.0},
-    activation=("hidden_act", True),
     modules=_llama_modules(PLAIN, gated=True, normed=True, gain=True),
-    prefix="model.",
-    reads=turns,
-    writes=rope,
 )
 """Qwen 3 (Yang et al. 2025): Llama with normed queries and keys."""

@@ -27,8 +27,8 @@ def _four_widths(config: Decoder) -> int:
 
 
 def _neox_in(there: Mapping[str, Any], where: str) -> dict[str, Any]:
-    rope = there.get("rope_parameters") or {}
-    share = float(rope.get("partial_rotary_factor", there.get("rotary_pct", 0.25)))
+    parameters = there.get("rope_parameters") or {}
+    share = float(parameters.get("partial_rotary_factor", there.get("rotary_pct", 0.25)))
     parallel = "two_norms" if there.get("use_parallel_residual", True) else None
     return {**turns(there, where), "rope_share": share, "parallel": parallel}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from groundup.core.errors import DataError
 from groundup.interop.family import To
-from groundup.interop.form import Form
+from groundup.interop.form import PLAIN, Form
 from groundup.model.config import Decoder
 
 BLOCK = "trunk.blocks.{}."
@@ -89,9 +89,9 @@ def turns(there: Mapping[str, Any], where: str) -> dict[str, Any]:
     return options
 
 
-def apart(names: tuple[str, str, str], form: Form = Form()) -> dict[tuple[str, ...], To]:  # noqa: B008  # frozen
+def apart(names: tuple[str, str, str], form: Form = PLAIN) -> dict[tuple[str, ...], To]:
     """Queries, keys and values in tensors of their own; the first two in a form."""
-    forms = (form, form, Form())
+    forms = (form, form, PLAIN)
     return {(ours,): To(theirs, each) for ours, theirs, each in zip(QKV, names, forms, strict=True)}
 
 
