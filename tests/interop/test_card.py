@@ -317,5 +317,7 @@ def test_the_front_matter_is_what_the_hub_reads(made: Make, tmp_path: Path) -> N
 
 def test_the_reports_written_here_are_such_as_runs_write(tmp_path: Path) -> None:
     figures = {**REPORT, "held_out": {"all": 2.0625}}  # what could not be measured is null in the file alone
-    run_page(figures, None).write(tmp_path)
-    evaluation_page(EVALUATION, tmp_path).write(tmp_path)
+    pages = run_page(figures, None).write(tmp_path), evaluation_page(EVALUATION, tmp_path).write(tmp_path, "evaluation")
+    run, evaluation = (page.read_text(encoding="utf-8") for _, page in pages)
+    assert str(REPORT["config"]["name"]) in run
+    assert all(result["task"] in evaluation for result in EVALUATION["results"])
