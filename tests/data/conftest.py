@@ -1,5 +1,6 @@
 """A data folder of known tokens, with the tokenizer of bytes beside it."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from groundup.data.config import Shards
-from groundup.data.step import Batch, Step
+from groundup.data.step import IGNORED, Batch, Head, Parcel, Step
 from groundup.shard.manifest import Holding, Manifest, Vocabulary
 from groundup.shard.writer import Writer
 from groundup.tokenizer.byte import Bytes
@@ -74,6 +75,42 @@ def same():
 def equal():
     """Whether two steps hold the same numbers and tensors."""
     return equal_steps
+
+
+def window_batch(view, rows, filled=None, samples=None, document_mask=True, end=Bytes.end):
+    """What a view shows of rows of tokens, by the way that a loader takes."""
+    rows = np.asarray(rows, dtype=np.uint16)
+    filled = np.full(len(rows), rows.shape[1] - 1) if filled is None else np.asarray(filled)
+    samples = np.arange(len(rows)) if samples is None else np.asarray(samples)
+    counted = int(view.targets(samples, filled).sum())
+    parcel = Parcel([Head(0, len(rows), counted, 0)], [0], rows, filled, end if document_mask else None, samples, view)
+    (step,) = pickle.loads(pickle.dumps(parcel))
+    (batch,) = step.micro_batches
+    assert step.targets == int((batch.targets_BT != IGNORED).sum()), "the count is known before"
+    return batch
+
+
+def sentence_rows(many, context, seed=0):
+    """Windows of documents of sentences as bytes, each `context + 1` tokens: (many, context + 1)."""
+    draw = np.random.default_rng(seed)
+    words = ["a", "the", "cat", "dogs", "sat.", "ran!", "Why?", 'said "no."', "on", "mats", "(slowly)."]
+    size = many * (context + 1)
+    text: list[int] = []
+    while len(text) < size:
+        text += [*" ".join(draw.choice(words, draw.integers(3, 30))).encode(), Bytes.end]
+    return np.array(text[:size]).reshape(many, context + 1)
+
+
+@pytest.fixture(scope="session")
+def window():
+    """Makes what a view shows of rows of tokens."""
+    return window_batch
+
+
+@pytest.fixture(scope="session")
+def sentences():
+    """Makes rows of sentences in documents."""
+    return sentence_rows
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groundup.core.config import from_dict
-from groundup.model import config as _  # noqa: F401  # registers the decoder
+from groundup.model import config as _  # noqa: F401  # registers the kinds
 
 SMALL = {"kind": "decoder", "layers": 2, "width": 32, "heads": 4, "context": 16, "vocabulary": 61}
 
@@ -72,13 +72,13 @@ def quick(one_thread: None) -> None:
 
 @pytest.fixture
 def configure() -> Callable[..., Any]:
-    """A config of a small decoder with the given options."""
+    """A config of a small decoder, or network of another kind, with the given options."""
     return lambda **options: from_dict("model", {**SMALL, **options})
 
 
 @pytest.fixture
 def build(configure: Callable[..., Any]) -> Callable[..., Any]:
-    """A small decoder in eval mode, all of whose weights are drawn at random, so that no zero hides a term."""
+    """A small network in eval mode, all of whose weights are drawn at random, so that no zero hides a term."""
 
     def make(dtype: torch.dtype = torch.float64, **options: Any) -> Any:
         torch.manual_seed(0)
@@ -134,6 +134,58 @@ def odd_configs(configure: Callable[..., Any]) -> list[Any]:
                 init=init,
                 init_std=draw.choice([None, 0.1]) if init == "gpt2" else None,
                 softcap=draw.choice([None, 15.0]),
+                **flags,
+            )
+        )
+    return configs
+
+
+@pytest.fixture
+def odd_stacks(configure: Callable[..., Any]) -> list[Any]:
+    """Forty valid configs of encoders and encoder-decoders, drawn from all options that they have."""
+    draw = random.Random(1)
+    configs = []
+    for number in range(40):
+        kind = ("encoder", "encoder_decoder")[number % 2]
+        channels, groups, repeats = draw.choice([2, 4, 6]), draw.choice([1, 2, 3]), draw.choice([1, 2, 5])
+        layers, experts = draw.randint(1, 4), draw.choice([None, None, 3])
+        norm = draw.choice(["rms", "layer", "none", *(["batch"] if kind == "encoder" else [])])
+        place = draw.choice(["pre", "post"]) if norm != "none" else "pre"
+        names = ("gain", "tied", "mixing", "head_bias", "head_transform", "scaled_logits", "scaled_embedding")
+        flags = {name: draw.random() < 0.5 for name in (*names, "scaled_scores")}
+        flags["bias"] = draw.random() < 0.5 and experts is None
+        flags["embedding_norm"] = norm != "none" and draw.random() < 0.5
+        flags["qk_norm"] = norm in ("rms", "layer") and draw.random() < 0.5
+        narrow = draw.choice([None, 9]) if kind == "encoder" else None
+        alone = {
+            "embedding_width": narrow,
+            "parallel": draw.choice([None, "one_norm", "two_norms"]) if place == "pre" else None,
+        }
+        configs.append(
+            configure(
+                kind=kind,
+                layers=layers,
+                width=channels * groups * repeats,
+                heads=groups * repeats,
+                kv_heads=draw.choice([groups, None]),
+                head_dim=draw.choice([None, None, 4]),
+                hidden=draw.choice([None, 7, 33]),
+                context=draw.randint(1, 30),
+                vocabulary=draw.randint(1, 99),
+                positions=draw.choice(["rotary", "learned", "sinusoidal", "alibi", "transformer_xl", "t5", "none"]),
+                buckets=draw.choice([8, 13]),
+                segments=draw.choice([None, 1, 3]),
+                experts=experts,
+                experts_per_token=draw.randint(1, 3) if experts else 2,
+                experts_every=draw.randint(1, layers) if experts else 1,
+                attention_bias=draw.choice([None, True, False]),
+                output_bias=draw.choice([None, True, False]),
+                norm=norm,
+                norm_place=place,
+                activation=draw.choice(["relu", "gelu", "swiglu", "geglu_tanh"]),
+                value_embeddings=narrow is None and draw.random() < 0.5,
+                init="t_fixup" if norm == "none" else draw.choice(["gpt2", "fan_in", "depth"]),
+                **(alone if kind == "encoder" else {"encoder_layers": draw.choice([None, 1, 5])}),
                 **flags,
             )
         )

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from groundup.core.config import from_dict
-from groundup.model import config as _  # noqa: F401  # registers the decoder
+from groundup.model import config as _  # noqa: F401  # registers the kinds
 
 FOLDER = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+KINDS = ("decoder", "encoder", "encoder_decoder")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -21,12 +22,12 @@ def read(name: str) -> dict[str, Any]:
 
 
 def values(name: str) -> dict[str, Any]:
-    """What a preset sets, and beneath it what those set that its defaults name."""
+    """What a preset sets, and beneath it what those set that its defaults name, down to its kind."""
     own = read(name)
     (base,) = own.pop("defaults")
-    return own if base == "decoder" else {**values(base), **own}
+    return {"kind": base, **own} if base in KINDS else {**values(base), **own}
 
 
 def preset(name: str, **otherwise: Any) -> Any:
     """The config of a preset; `otherwise` holds values of options that it leaves open."""
-    return from_dict("model", {"kind": "decoder", **otherwise, **values(name)})
+    return from_dict("model", {**otherwise, **values(name)})

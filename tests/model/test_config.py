@@ -1,4 +1,4 @@
-"""The decoder's config refuses what cannot be built, in one line, before torch is imported."""
+"""The networks' configs refuse what cannot be built, in one line, before torch is imported."""
 
 from __future__ import annotations
 
@@ -53,6 +53,47 @@ def test_a_decoder_that_cannot_be_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "where", "words"),
+    [
+        ("encoder", {"heads": 5}, "model.heads=5", "does not divide width=32; choose from 1, 2, 4, 8, 16, 32"),
+        ("encoder_decoder", {"kv_heads": 3}, "model.kv_heads=3", "does not divide heads=4; choose from 1, 2, 4"),
+        ("encoder", {"width": 12}, "model.heads=4", "leaves 3 channels per head and rotary positions turn pairs"),
+        ("encoder_decoder", {"head_dim": 7}, "model.head_dim=7", "leaves 7 channels per head"),
+        ("encoder", {"mask": "prefix"}, "model.mask=prefix", "allowed: full"),
+        ("encoder_decoder", {"mask": "full"}, "model.mask=full", "allowed: causal"),
+        ("decoder", {"mask": "full"}, "model.mask=full", "allowed: causal, prefix"),
+        ("encoder", {"shift": True}, "model.shift=true", "looks back only, and mask=full also ahead"),
+        ("encoder", {"sliding_window": 4}, "model.sliding_window=4", "looks back only, and mask=full also ahead"),
+        ("encoder_decoder", {"shift": True}, "model.shift=true", "looks back only, and an encoder also ahead"),
+        ("encoder_decoder", {"sliding_window": 4}, "model.sliding_window=4", "an encoder also ahead"),
+        ("encoder_decoder", {"parallel": "one_norm"}, "model.parallel=one_norm", "not defined for two stacks"),
+        ("encoder_decoder", {"embedding_width": 8}, "model.embedding_width=8", "not defined for two stacks"),
+        ("encoder_decoder", {"encoder_layers": 0}, "model.encoder_layers=0", "at least 1"),
+        ("encoder", {"encoder_layers": 2}, "model.encoder_layers", "is not an option of encoder"),
+        ("encoder", {"segments": 0}, "model.segments=0", "at least 1"),
+        ("encoder", {"positions": "t5", "buckets": 3}, "model.buckets=3", "at least 4"),
+        ("encoder", {"positions": "t5", "farthest": 16}, "model.farthest=16", "set it above 16"),
+        ("decoder", {"norm": "batch", "qk_norm": False}, "model.norm=batch", "what stands behind it"),
+        ("decoder", {"norm": "batch", "qk_norm": False, "mask": "prefix"}, "model.norm=batch", "objective=masked"),
+        ("encoder_decoder", {"norm": "batch", "qk_norm": False}, "model.norm=batch", "what stands behind it"),
+        ("encoder", {"norm": "batch"}, "model.qk_norm=true", "set qk_norm=false"),
+        ("encoder", {"norm": "none"}, "model.norm=none", "set norm=none init=t_fixup, or neither"),
+        ("encoder_decoder", {"init": "t_fixup"}, "model.norm=rms", "T-Fixup is how a network without norms begins"),
+        ("decoder", {"norm": "none", "init": "t_fixup"}, "model.qk_norm=true", "no meaning with norm=none"),
+        ("encoder", {"norm_place": "post"}, "model.init=modern", "set init=gpt2"),
+    ],
+)
+def test_a_network_of_any_kind_that_cannot_be_is_refused_in_one_line(
+    configure: Callable[..., Any], kind: str, options: dict[str, Any], where: str, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configure(kind=kind, **options)
+    assert caught.value.where == where
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_odd_channels_are_fine_with_learned_positions(configure: Callable[..., Any]) -> None:
     assert configure(width=12, heads=4, positions="learned").channels == 3
 
@@ -64,8 +105,8 @@ def test_what_the_data_decide_may_be_open_until_the_network_is_built(configure: 
         config.build()
 
 
-def test_a_config_comes_back_from_its_dict(odd_configs: list[Any]) -> None:
-    for config in odd_configs:
+def test_a_config_comes_back_from_its_dict(odd_configs: list[Any], odd_stacks: list[Any]) -> None:
+    for config in (*odd_configs, *odd_stacks):
         assert from_dict("model", to_dict(config)) == config
 
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from groundup.model import count
+from groundup.model.positions import Buckets
 
 
 def _load() -> ModuleType:
@@ -35,7 +36,7 @@ def built(config: Any) -> dict[str, int]:
     with torch.device("meta"):
         net = config.build()
     groups = {"embedding": 0, "matrix": 0, "vector": 0}
-    embeddings = {id(part.weight) for part in net.modules() if isinstance(part, torch.nn.Embedding)}
+    embeddings = {id(part.weight) for part in net.modules() if isinstance(part, torch.nn.Embedding | Buckets)}
     for parameter in net.parameters():
         kind = "embedding" if id(parameter) in embeddings else "matrix" if parameter.ndim >= 2 else "vector"
         groups[kind] += parameter.numel()
@@ -57,12 +58,12 @@ class Products(TorchDispatchMode):
 @pytest.mark.parametrize("name", presets.NAMES)
 def test_a_preset_has_as_many_parameters_as_counted(name: str) -> None:
     config = preset(name)
-    assert count.parameters(config) == built(config)
+    assert config.parameters() == built(config)
 
 
-def test_any_config_has_as_many_parameters_as_counted(odd_configs: list[Any]) -> None:
-    for config in odd_configs:
-        assert count.parameters(config) == built(config), config
+def test_any_config_has_as_many_parameters_as_counted(odd_configs: list[Any], odd_stacks: list[Any]) -> None:
+    for config in (*odd_configs, *odd_stacks):
+        assert config.parameters() == built(config), config
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_any_config_has_as_many_parameters_as_counted(odd_configs: list[Any]) ->
     ],
 )
 def test_a_preset_has_the_size_of_its_name(name: str, least: float, most: float) -> None:
-    assert least <= count.parameters(preset(name))["total"] <= most
+    assert least <= preset(name).parameters()["total"] <= most
 
 
 def test_flops_are_those_of_the_products_that_a_step_computes(configure: Callable[..., Any]) -> None:
@@ -84,6 +85,29 @@ def test_flops_are_those_of_the_products_that_a_step_computes(configure: Callabl
     with Products() as products:
         config.build()(tokens, tokens).sum().backward()
     assert products.flops == 3 * 16 * config.flops_per_token()
+
+
+@pytest.mark.parametrize("options", [{}, {"segments": 2, "head_transform": True, "positions": "learned"}])
+def test_an_encoders_head_works_where_there_are_targets_alone(
+    configure: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    config = configure(kind="encoder", kv_heads=2, **options)
+    tokens = torch.zeros(3, 16, dtype=torch.int64)
+    targets = torch.where(torch.arange(16) % 4 == 1, tokens, -100)
+    with Products() as products:
+        config.build()(tokens, targets).sum().backward()
+    assert products.flops == 3 * 16 * config.flops_per_token(1.0, 0.25)
+
+
+@pytest.mark.parametrize(("read", "written"), [(16, 16), (12, 4)])
+def test_an_encoder_decoders_products_are_those_of_what_is_read_and_written(
+    configure: Callable[..., Any], read: int, written: int
+) -> None:
+    config = configure(kind="encoder_decoder", kv_heads=2, encoder_layers=3, head_dim=6)
+    source, tokens = (torch.zeros(3, length, dtype=torch.int64) for length in (read, written))
+    with Products() as products:
+        config.build()(tokens, tokens, source_BS=source).sum().backward()
+    assert products.flops == 3 * 16 * config.flops_per_token(read / 16, written / 16)
 
 
 def test_a_tied_head_is_counted_as_work_though_not_as_a_matrix_of_its_own(configure: Callable[..., Any]) -> None:

@@ -61,6 +61,53 @@ def test_fan_in_is_palms(configure: Callable[..., Any]) -> None:
     assert found["trunk.blocks.0.attention.key.weight"] == pytest.approx(128**-0.5, rel=0.05)
 
 
+UNNORMED = {"norm": "none", "qk_norm": False, "embedding_norm": False, "init": "t_fixup"}
+
+
+def xavier(parameter: torch.Tensor) -> float:
+    """Standard deviation of Glorot & Bengio 2010, equation 16."""
+    return math.sqrt(2 / sum(parameter.shape))
+
+
+def test_t_fixup_scales_an_encoder_decoder_as_its_paper_says(configure: Callable[..., Any]) -> None:
+    """Huang et al. 2020, section 3.2: of N layers, decoder and embeddings by (9 N)^(-1/4), encoder by 0.67 N^(-1/4)."""
+    net = make(configure, kind="encoder_decoder", encoder_layers=5, positions="learned", **UNNORMED)
+    for name, parameter in net.named_parameters():
+        found = float(parameter.detach().std())
+        if name.endswith((".embedding.weight", ".positions.weight")):
+            expected = 128**-0.5 * (9 * 3) ** -0.25
+        elif name == "head.weight" or name.endswith(("query.weight", "key.weight")):
+            expected = xavier(parameter)
+        else:
+            assert name.endswith(("value.weight", "output.weight", "up.weight", "down.weight"))
+            scale = 0.67 * 5**-0.25 if name.startswith("encoder.") else (9 * 3) ** -0.25
+            expected = scale * xavier(parameter)
+        assert found == pytest.approx(expected, rel=0.05), name
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("decoder", (9 * 3) ** -0.25), ("encoder", 0.67 * 3**-0.25)])
+def test_t_fixup_scales_one_stack_as_it_does_in_two(configure: Callable[..., Any], kind: str, scale: float) -> None:
+    net = make(configure, kind=kind, **UNNORMED)
+    for part in ("attention.value", "attention.output", "feedforward.up", "feedforward.down"):
+        weight = net.get_parameter(f"trunk.blocks.1.{part}.weight").detach()
+        assert float(weight.std()) == pytest.approx(scale * xavier(weight), rel=0.05), part
+    for part in ("attention.query", "attention.key"):
+        weight = net.get_parameter(f"trunk.blocks.1.{part}.weight").detach()
+        assert float(weight.std()) == pytest.approx(xavier(weight), rel=0.05), part
+
+
+def test_fan_in_is_t5s_where_scores_are_not_scaled(configure: Callable[..., Any]) -> None:
+    """Raffel et al. 2020 in its code: queries of variance 1 / (D C), the classes of distances of 1 / D."""
+    options = {"positions": "t5", "scaled_scores": False, "qk_norm": False, "init": "fan_in", "tied": True}
+    found = spread(make(configure, kind="encoder_decoder", heads=8, **options))
+    for stack in ("encoder", "trunk"):
+        assert found[f"{stack}.blocks.1.attention.query.weight"] == pytest.approx((128 * 16) ** -0.5, rel=0.05)
+        assert found[f"{stack}.blocks.1.attention.value.weight"] == pytest.approx(128**-0.5, rel=0.05)
+        assert found[f"{stack}.buckets.weight"] == pytest.approx(128**-0.5, rel=0.15)
+    assert found["trunk.blocks.1.cross_attention.query.weight"] == pytest.approx((128 * 16) ** -0.5, rel=0.05)
+    assert found["trunk.embedding.weight"] == pytest.approx(1, rel=0.05)
+
+
 def test_at_the_base_width_mup_changes_nothing(configure: Callable[..., Any]) -> None:
     plain, base = (make(configure, init="gpt2", **options) for options in ({}, {"mup_base": 128}))
     tokens = torch.randint(0, 301, (2, 16))

@@ -30,19 +30,20 @@ def moved(configure: Callable[..., Any], width: int, mup: bool, **options: Any) 
     draw = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, 64, (8, 17), generator=draw)
     caught: dict[str, Tensor] = {}
-    for name, block in net.trunk.blocks.items():
-        for part in ("attention", "feedforward"):
-            getattr(block, part).register_forward_hook(
-                lambda module, inputs, output, key=f"{part} {name}": caught.__setitem__(key, output.detach())
-            )
+    shown = {"source_BS": tokens[:, 3:].flip(1)} if net.config.kind == "encoder_decoder" else {}
+    watched = {name: part for name, part in net.named_modules() if name.endswith(("attention", "feedforward"))}
+    for name, part in watched.items():
+        part.register_forward_hook(
+            lambda module, inputs, output, key=name: caught.__setitem__(key, output.detach().clone())
+        )
     begun: dict[str, Tensor] = {}
     for step in range(STEPS + 1):
         with torch.no_grad():
-            caught["logits"] = net(tokens[:, :-1])
+            caught["logits"] = net(tokens[:, :-1], **shown)
         if step == 0:
             begun = dict(caught)
         if step < STEPS:
-            net(tokens[:, :-1], tokens[:, 1:]).mean().backward()
+            net(tokens[:, :-1], tokens[:, 1:], **shown).mean().backward()
             optimizer.step()
             optimizer.zero_grad()
     return {key: float((value - begun[key]).square().mean().sqrt()) for key, value in caught.items()}
@@ -61,7 +62,14 @@ def growths(configure: Callable[..., Any], mup: bool, **options: Any) -> dict[st
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"activation": "swiglu", "gain": True, "qk_norm": False}], ids=["relu2", "llama"]
+    "options",
+    [
+        {},
+        {"activation": "swiglu", "gain": True, "qk_norm": False},
+        {"kind": "encoder", "norm": "layer", "norm_place": "post", "activation": "gelu", "head_transform": True},
+        {"kind": "encoder_decoder", "layers": 1, "positions": "t5", "qk_norm": False, "activation": "relu"},
+    ],
+    ids=["relu2", "llama", "bert", "t5"],
 )
 def test_activations_move_alike_at_every_width_under_mup_alone(
     configure: Callable[..., Any], options: dict[str, Any]

@@ -1,4 +1,4 @@
-"""PaLM, Gopher, MT-NLG and GPT-3 against ones written from the papers, a row, position, head and key at a time."""
+"""PaLM, Gopher, MT-NLG, GPT-3 and XLNet against the papers, a row, position, head and key at a time."""
 
 from __future__ import annotations
 
@@ -149,6 +149,42 @@ def gopher(
     return read_out(weights, [rms_norm(x, weights["trunk.norm.weight"]) for x in stream], untied)
 
 
+def xlnet(
+    weights: Weights, tokens: list[int], *, layers: int, heads: int, channels: int, far: int = 0, untied: bool = False
+) -> Tensor:
+    """Yang et al. 2019, appendix A.2: each position attends to all, by relative positions that know both directions.
+
+    Its second stream of queries is that of its objective. `far` is added to all distances.
+    """
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        return layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    stream = [weights["trunk.embedding.weight"][token] for token in tokens]
+    for layer in range(layers):
+        at = f"trunk.blocks.{layer}"
+        queries, keys, values = (
+            [weights[f"{at}.attention.{part}.weight"] @ x for x in stream] for part in ("query", "key", "value")
+        )
+        u, v = (weights[f"{at}.attention.relative.{part}"] for part in ("content_bias", "position_bias"))
+        project, width = weights[f"{at}.attention.relative.project.weight"], len(stream[0])
+        attended = []
+        for i, query in enumerate(queries):
+            gathered = torch.zeros_like(query)
+            for head in range(heads):
+                own = slice(head * channels, (head + 1) * channels)
+                places = [project[own] @ encode(i - j + far, width) for j in range(len(tokens))]
+                scores = [
+                    relative_score(query[own], key[own], place, u[own], v[own]) / math.sqrt(channels)
+                    for key, place in zip(keys, places, strict=True)
+                ]
+                gathered[own] = average(scores, [value[own] for value in values])
+            attended.append(weights[f"{at}.attention.output.weight"] @ gathered)
+        stream = [norm(f"{at}.attention_norm", x + a) for x, a in zip(stream, attended, strict=True)]
+        stream = [norm(f"{at}.feedforward_norm", x + feedforward(weights, at, x)) for x in stream]
+    return read_out(weights, stream, untied)
+
+
 def gpt(
     weights: Weights,
     tokens: list[int],
@@ -200,9 +236,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gopher": {**SHAPE, **GPT2, "norm": "rms", "positions": "transformer_xl"},
     "mt_nlg": {**SHAPE, **GPT2},
     "gpt3": {**SHAPE, **GPT2, "sliding_window": 4, "sliding_every": 2},
+    "xlnet": {
+        **SHAPE,
+        **GPT2,
+        "kind": "encoder",
+        "positions": "transformer_xl",
+        "norm_place": "post",
+        "attention_bias": False,
+    },
 }
-REFERENCES: dict[str, Callable[..., Tensor]] = {"palm": palm, "gopher": gopher, "mt_nlg": gpt, "gpt3": gpt}
-PLANTS = [("gpt3", "wider"), ("palm", "late"), ("gopher", "far"), *((family, "untied") for family in OPTIONS)]
+REFERENCES: dict[str, Callable[..., Tensor]] = {
+    "palm": palm,
+    "gopher": gopher,
+    "mt_nlg": gpt,
+    "gpt3": gpt,
+    "xlnet": xlnet,
+}
+PLANTS = [
+    ("gpt3", "wider"),
+    ("palm", "late"),
+    ("gopher", "far"),
+    ("xlnet", "far"),
+    *((family, "untied") for family in OPTIONS),
+]
 
 
 def both(build: Callable[..., Any], family: str, options: dict[str, Any], **plant: int) -> tuple[Tensor, Tensor]:
@@ -236,7 +292,7 @@ def drawn(family: str, number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", OPTIONS)
-def test_a_decoder_without_a_twin_elsewhere_is_the_one_in_its_paper(build: Callable[..., Any], family: str) -> None:
+def test_a_network_without_a_twin_elsewhere_is_the_one_in_its_paper(build: Callable[..., Any], family: str) -> None:
     torch.testing.assert_close(*both(build, family, OPTIONS[family]), rtol=1e-9, atol=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions know distances only; sinusoids and slopes are those of their papers."""
+"""Rotary positions know distances only; sinusoids, slopes and classes of distances are those of their papers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from groundup.model.config import Decoder
-from groundup.model.positions import angles, frequencies, rotate, sinusoids, slopes
+from groundup.model.config import Decoder, Encoder
+from groundup.model.positions import Buckets, angles, frequencies, rotate, sinusoids, slopes
 
 CPU = torch.device("cpu")
 
@@ -84,3 +84,76 @@ def test_slopes_are_a_geometric_sequence() -> None:
     assert len(slopes(12, CPU)) == 12
     assert slopes(12, CPU)[:8].tolist() == slopes(8, CPU).tolist()
     assert slopes(12, CPU)[8:].tolist() == slopes(16, CPU)[[0, 2, 4, 6]].tolist()
+
+
+def bucket(distance: int, count: int, farthest: int, ahead: bool, late: int = 0, strict: int = 0, near: int = 0) -> int:
+    """Raffel et al. 2020, section 2.1, and the authors' code, by whole numbers.
+
+    Of E classes for one direction half hold a distance each, and class E/2 + k begins where the distance reaches
+    E/2 (farthest / (E/2))^(k / (E/2)).
+
+    Args:
+        distance: from the key forward to the query.
+        count: classes.
+        farthest: the distance from which all are alike.
+        ahead: keys ahead have a half of the classes.
+        late: mistake, added to the distance.
+        strict: mistake, classes begin behind their first distance.
+        near: mistake, added to the classes that hold a distance each.
+    """
+    first = 0
+    if ahead:
+        count //= 2
+        first = count if distance < 0 else 0
+        distance = abs(distance)
+    distance = max(0, distance) + late
+    exact = count // 2 + near
+    if distance < exact:
+        return first + distance
+    shared = count - exact
+    reached = (
+        k
+        for k in range(1, shared)
+        if distance**shared * exact**k >= farthest**k * exact**shared + strict  # both sides to the power of E/2
+    )
+    return first + exact + sum(1 for _ in reached)
+
+
+CLASSES = [(32, 128), (32, 20), (8, 12), (13, 50), (64, 512), (4, 3)]
+
+
+@pytest.mark.parametrize(("count", "farthest"), CLASSES)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_classes_of_distances_are_those_of_t5(count: int, farthest: int, ahead: bool) -> None:
+    kind = Encoder if ahead else Decoder
+    net = Buckets(kind(positions="t5", buckets=count, farthest=farthest))
+    distances = torch.arange(-700, 701)
+    expected = torch.tensor([bucket(int(distance), count, farthest, ahead) for distance in distances])
+    assert torch.equal(net.classes(distances), expected)
+    assert set(expected.tolist()) <= set(range(count))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("mistake", ["late", "strict", "near"])
+def test_a_class_that_begins_a_distance_too_early_or_late_does_not_go_unseen(ahead: bool, mistake: str) -> None:
+    count = 16 if ahead else 8  # four of a direction hold a distance each, and one more begins at 8 exactly
+    net = Buckets((Encoder if ahead else Decoder)(positions="t5", buckets=count, farthest=16))
+    distances = torch.arange(-40, 41)
+    right, mistaken = (
+        [bucket(int(distance), count, 16, ahead, **plant) for distance in distances] for plant in ({}, {mistake: 1})
+    )
+    assert net.classes(distances).tolist() == right != mistaken
+
+
+def test_a_score_takes_the_number_of_its_head_for_the_distance_to_its_key() -> None:
+    net = Buckets(Encoder(positions="t5", heads=6))
+    with torch.no_grad():
+        net.weight.normal_()
+    places = torch.tensor([0, 3, 40, 200])
+    bias = net(places[:, None] - places)
+    for head in range(6):
+        for t, query in enumerate(places.tolist()):
+            for s, key in enumerate(places.tolist()):
+                assert bias[0, head, t, s] == net.weight[bucket(query - key, 32, 128, True), head]
+    rows = torch.stack((places, places + 7))
+    assert torch.equal(net(rows[:, :, None] - rows[:, None, :]), bias.expand(2, -1, -1, -1))

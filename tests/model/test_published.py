@@ -6,8 +6,10 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 from groundup.core.config import from_dict
 
@@ -27,6 +29,8 @@ GALACTICA = "Taylor et al. 2022, the table of models"
 LLAMA = "Touvron et al. 2023, LLaMA, table 2"
 HUB = "the published weights as the Hugging Face hub counts them"
 QWEN = "the model cards of Yang et al. 2025"
+BYT5 = "Xue et al. 2022, table 1"
+WEIGHTS = "the published weights, without rows that nothing reads"
 
 PUBLISHED: dict[str, tuple[float, float, str]] = {
     "gpt2-124m": (124e6, 0.5 / 124, GPT2),
@@ -104,12 +108,84 @@ PUBLISHED: dict[str, tuple[float, float, str]] = {
     "qwen3-8b": (8.2e9, 0.05 / 8.2, QWEN),
     "qwen3-14b": (14.8e9, 0.05 / 14.8, QWEN),
     "qwen3-32b": (32.8e9, 0.05 / 32.8, QWEN),
+    "bert-base": (109_514_298, EXACT, WEIGHTS),
+    "bert-large": (335_174_458, EXACT, WEIGHTS),
+    "roberta-base": (125e6, 0.5 / 125, "fairseq's page of RoBERTa"),
+    "roberta-large": (355e6, 0.5 / 355, "Liu et al. 2019, section 5"),
+    "bart-base": (140e6, 1 / 140, "fairseq's page of BART"),
+    "bart-large": (406_291_456, 2e-5, "the published weights, with four unused rows of positions"),
+    "t5-small": (60_506_624, EXACT, WEIGHTS),
+    "t5-base": (222_903_552, EXACT, WEIGHTS),
+    "t5-large": (737_668_096, EXACT, WEIGHTS),
+    "t5-3b": (2_851_598_336, EXACT, WEIGHTS),
+    "t5-11b": (11_307_321_344, EXACT, WEIGHTS),
+    "t5-v1.1-small": (76_961_152, EXACT, WEIGHTS),
+    "t5-v1.1-base": (247_577_856, EXACT, WEIGHTS),
+    "t5-v1.1-large": (783_150_080, EXACT, WEIGHTS),
+    "t5-v1.1-xl": (2_849_757_184, EXACT, WEIGHTS),
+    "t5-v1.1-xxl": (11_135_332_352, EXACT, WEIGHTS),
+    "ul2-20b": (19.5e9, 0.05 / 19.5, "the announcement of Flan-UL2; Tay et al. 2022 round to 20B"),
+    "byt5-small": (300e6, 0.5 / 300, BYT5),
+    "byt5-base": (582e6, 0.5 / 582, BYT5),
+    "byt5-large": (1.23e9, 0.005 / 1.23, BYT5),
+    "byt5-xl": (3.74e9, 0.005 / 3.74, BYT5),
+    "byt5-xxl": (12.9e9, 0.05 / 12.9, BYT5),
 }
 """The published count of all parameters, the relative error that its last digit allows, and where it stands.
 
 Half a unit of the last digit is what rounding leaves, a whole one stands where the publication cut or rounded up.
+The heads of BERT's and RoBERTa's masked language models are counted, and no pooler.
 GPT-J's card counts some norms and biases once for each of 8 devices, 2,498,560 numbers in all.
 """
+
+GELU = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+
+
+def _bart(width: int, layers: int, heads: int) -> dict[str, Any]:
+    stacks = ("encoder", "decoder")
+    sizes = {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * width}
+    return {"d_model": width, **{f"{stack}_{key}": value for stack in stacks for key, value in sizes.items()}}
+
+
+def _t5(width: int, channels: int, hidden: int, layers: int, heads: int, **otherwise: Any) -> dict[str, Any]:
+    sizes = {"d_model": width, "d_kv": channels, "d_ff": hidden, "num_layers": layers, "num_heads": heads}
+    return {"vocab_size": 32128, **sizes, **otherwise}
+
+
+def _byt5(width: int, hidden: int, layers: int, heads: int) -> dict[str, Any]:
+    return _t5(width, 64, hidden, 3 * layers, heads, num_decoder_layers=layers, **GELU) | {"vocab_size": 384}
+
+
+THEIRS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert-base": ("Bert", "MaskedLM", {}),
+    "bert-large": ("Bert", "MaskedLM", LARGE),
+    "roberta-base": ("Roberta", "MaskedLM", ROBERTA),
+    "roberta-large": ("Roberta", "MaskedLM", {**ROBERTA, **LARGE}),
+    "bart-base": ("Bart", "ConditionalGeneration", _bart(768, 6, 12)),
+    "bart-large": ("Bart", "ConditionalGeneration", _bart(1024, 12, 16)),
+    "t5-small": ("T5", "ConditionalGeneration", _t5(512, 64, 2048, 6, 8)),
+    "t5-base": ("T5", "ConditionalGeneration", _t5(768, 64, 3072, 12, 12)),
+    "t5-large": ("T5", "ConditionalGeneration", _t5(1024, 64, 4096, 24, 16)),
+    "t5-3b": ("T5", "ConditionalGeneration", _t5(1024, 128, 16384, 24, 32)),
+    "t5-11b": ("T5", "ConditionalGeneration", _t5(1024, 128, 65536, 24, 128)),
+    "t5-v1.1-small": ("T5", "ConditionalGeneration", _t5(512, 64, 1024, 8, 6, **GELU)),
+    "t5-v1.1-base": ("T5", "ConditionalGeneration", _t5(768, 64, 2048, 12, 12, **GELU)),
+    "t5-v1.1-large": ("T5", "ConditionalGeneration", _t5(1024, 64, 2816, 24, 16, **GELU)),
+    "t5-v1.1-xl": ("T5", "ConditionalGeneration", _t5(2048, 64, 5120, 24, 32, **GELU)),
+    "t5-v1.1-xxl": ("T5", "ConditionalGeneration", _t5(4096, 64, 10240, 24, 64, **GELU)),
+    "ul2-20b": ("T5", "ConditionalGeneration", _t5(4096, 256, 16384, 32, 16, feed_forward_proj="gated-silu")),
+    "byt5-small": ("T5", "ConditionalGeneration", _byt5(1472, 3584, 4, 6)),
+    "byt5-base": ("T5", "ConditionalGeneration", _byt5(1536, 3968, 6, 12)),
+    "byt5-large": ("T5", "ConditionalGeneration", _byt5(1536, 3840, 12, 16)),
+    "byt5-xl": ("T5", "ConditionalGeneration", _byt5(2560, 6720, 12, 32)),
+    "byt5-xxl": ("T5", "ConditionalGeneration", _byt5(4672, 12352, 12, 64)),
+}
+"""Model, task and what the published config.json files say that transformers does not by itself."""
+
+UNREAD = {"roberta-base": 3 * 768, "roberta-large": 3 * 1024, "bart-base": 4 * 768, "bart-large": 4 * 1024}
+"""Numbers of rows that nothing reads: two of positions for each stack; RoBERTa's one segment, which is zero."""
 
 
 def _load() -> ModuleType:
@@ -133,11 +209,23 @@ def test_a_published_model_has_as_many_parameters_as_its_paper_says(name: str) -
     assert abs(presets.preset(name).parameters()["total"] - published) <= tolerance * published, source
 
 
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_network_of_transformers_has_as_many_parameters(name: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers counts too")
+    model, task, entries = THEIRS[name]
+    config = getattr(transformers, f"{model}Config")(**entries)
+    with torch.device("meta"):
+        net = getattr(transformers, f"{model}For{task}")(config)
+    untied = net.lm_head.weight.numel() if entries.get("tie_word_embeddings") is False else 0  # it ties them anyway
+    theirs = sum(parameter.numel() for parameter in net.parameters()) + untied
+    assert presets.preset(name).parameters()["total"] == theirs - UNREAD.get(name, 0)
+
+
 def test_a_preset_repeats_nothing_that_it_would_have_anyway() -> None:
     for name in PUBLISHED:
         own = presets.read(name)
         (base,) = own.pop("defaults")
-        otherwise = from_dict("model", {"kind": "decoder"}) if base == "decoder" else presets.preset(base)
+        otherwise = from_dict("model", {"kind": base}) if base in presets.KINDS else presets.preset(base)
         for key, value in own.items():
             assert value != getattr(otherwise, key), f"{name}: {key}"
 

@@ -57,7 +57,7 @@ def bits(run: Path) -> tuple[float, float]:
     """Nats per target on held-out text: of a bigram of the tokens that the run was trained on, and of the run."""
     opened = open_run(run, lambda line: print(line, file=sys.stderr))
     data = from_dict("data", segments.read(run)[0]["data"])
-    view = opened.objective.view(opened.seed)
+    view = opened.objective.view(opened.seed, opened.tokenizer, opened.model)
     steps = TOKENS // data.batch_tokens
     stream = StreamModule(data, opened.seed, Progress(), steps, view=view)
     stream.setup("fit")
@@ -85,8 +85,7 @@ def bits(run: Path) -> tuple[float, float]:
 @torch.no_grad()
 def likelihood(net: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Negative log-likelihoods of a batch's targets."""
-    shown = [batch.tokens_BT, batch.targets_BT, batch.documents_BT, batch.positions_BT]
-    result: torch.Tensor = net(*shown, *([] if batch.prefix_BT is None else [batch.prefix_BT]))
+    result: torch.Tensor = net(**batch.there())
     return result
 
 

@@ -15,7 +15,6 @@ from groundup.core.config import groups
 from groundup.core.config.compose import instantiate, store
 from groundup.core.errors import ConfigError
 from groundup.core.progress import Progress
-from groundup.model import count
 from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
 
@@ -28,6 +27,10 @@ COMMON = [
     "trainer.accelerator=cpu",
     "trainer.log_every=1",
 ]
+BOTH_WAYS = "model.shift=false model.sliding_window=null model.sliding_every=1 model.parallel=null"
+BOTH_WAYS += " model.embedding_width=null"
+"""What is of decoders alone, switched off."""
+
 CHOICES: dict[str, list[str]] = {
     "model.width": ["32", "48"],
     "model.heads": ["1", "2", "4"],
@@ -41,8 +44,11 @@ CHOICES: dict[str, list[str]] = {
         "sinusoidal",
         "alibi",
         "transformer_xl",
+        "t5 model.buckets=8 model.farthest=12",
         "none",
     ],
+    "model.segments": ["null", "null", "2"],
+    "model.head_transform": ["false", "false", "true"],
     "model.sliding_window": ["null", "7", "7 model.sliding_every=2"],
     "model.scaled_scores": ["true", "true", "false"],
     "model.attention_bias": ["null", "true"],
@@ -66,7 +72,17 @@ CHOICES: dict[str, list[str]] = {
     "model.value_embeddings": ["true", "false"],
     "model.shift": ["true", "false"],
     "model.init": ["modern", "gpt2", "gaussian", "depth", "small", "fan_in"],
-    "objective": ["pretrain", "pretrain", "prefix model.mask=prefix"],
+    "objective": [
+        "pretrain model=nano",
+        "pretrain model=nano",
+        "prefix model=nano model.mask=prefix",
+        f"prefix model=encoder_decoder {BOTH_WAYS}",
+        f"masked model=encoder {BOTH_WAYS}",
+        f"masked model=encoder objective.whole_words=true {BOTH_WAYS}",
+        f"span model=encoder_decoder {BOTH_WAYS}",
+        f"denoise model=encoder_decoder model.encoder_layers=1 {BOTH_WAYS}",
+        f"ul2 model=encoder_decoder {BOTH_WAYS}",
+    ],
     "objective.z_loss": ["null", "1e-4"],
     "objective.clip": ["null", "1.0"],
     "optimizer": ["adamw", "adamw model.mup_base=16", "muon", "sgd", "adafactor", "lion"],
@@ -157,7 +173,7 @@ def test_every_model_preset_builds_on_the_meta_device_with_the_parameters_it_cou
         config.context = config.context or 256
         with torch.device("meta"):
             net = config.build()
-        assert sum(parameter.numel() for parameter in net.parameters()) == count.parameters(config)["total"]
+        assert sum(parameter.numel() for parameter in net.parameters()) == config.parameters()["total"]
 
 
 def test_every_schedule_starts_above_zero_and_stays_within_one() -> None:

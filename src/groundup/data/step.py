@@ -1,12 +1,12 @@
 """What a training step consumes: its micro-batches for one rank and the counts to normalise by; where from is unknown.
 
-Shape letters: B rows of a micro-batch, T positions of context.
+Shape letters: B rows of a micro-batch, T positions of context, or of the target where there is a source, S of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,15 +22,20 @@ IGNORED = -100
 
 @dataclass(eq=False)
 class Batch:
-    """A micro-batch of next-token prediction.
+    """A micro-batch; a network's forward takes what is there under these names.
 
     Attributes:
         tokens_BT: int64.
-        targets_BT: int64, the successor of each token, `IGNORED` where none is predicted.
+        targets_BT: int64, what is predicted at each token, `IGNORED` where nothing is: its successor, or for an encoder
+            what stood there.
         documents_BT: int32, the document of each position, rising along a row; None where documents are not told
             apart.
         positions_BT: int64, the position of each token in its document; None with `documents_BT`.
         prefix_BT: bool, whether a token is given and seen by all; None where none is.
+        source_BS: int64, what an encoder reads and a decoder then writes `tokens_BT` to; None where there is none.
+        source_documents_BS: int32, the document of each position of the source, numbered as `documents_BT`, -1 where
+            there is padding.
+        source_positions_BS: int64, the position of each of its tokens in its document.
     """
 
     tokens_BT: torch.Tensor  # noqa: N815
@@ -38,6 +43,14 @@ class Batch:
     documents_BT: torch.Tensor | None = None  # noqa: N815
     positions_BT: torch.Tensor | None = None  # noqa: N815
     prefix_BT: torch.Tensor | None = None  # noqa: N815
+    source_BS: torch.Tensor | None = None  # noqa: N815
+    source_documents_BS: torch.Tensor | None = None  # noqa: N815
+    source_positions_BS: torch.Tensor | None = None  # noqa: N815
+
+    def there(self) -> dict[str, torch.Tensor]:
+        """The tensors that are not None, by name."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in every.items() if tensor is not None}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same on a device."""
@@ -48,8 +61,7 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        there = (self.tokens_BT, self.targets_BT, self.documents_BT, self.positions_BT, self.prefix_BT)
-        return Batch(*(None if tensor is None else change(tensor) for tensor in there))  # type: ignore[arg-type]
+        return Batch(**{name: change(tensor) for name, tensor in self.there().items()})
 
 
 @dataclass(eq=False)
@@ -123,14 +135,16 @@ class Parcel:
     def unpack(self) -> list[Step]:
         """The steps, as tensors of this process."""
         many, context = len(self.micro_numbers), self.rows.shape[1] - 1
-        tokens, targets = self.rows[:, :-1].astype(np.int64), self.rows[:, 1:].astype(np.int64)
+        wide = self.rows.astype(np.int64)  # once for both: a target is the next position's token
+        tokens, targets = wide[:, :-1], wide[:, 1:]
         if self.filled is not None:
+            targets = targets.copy()
             targets[np.arange(context) >= self.filled[:, None]] = IGNORED
         parts: list[NDArray[Any]] = [tokens, targets]
         if self.end is not None:
             parts.extend(documents(self.rows[:, :-1], self.end))
-        shape = (len(self.heads) * many, -1, context)
-        split = [torch.from_numpy(part).view(shape).unbind() for part in parts]
+        shape = (len(self.heads) * many, -1)
+        split = [torch.from_numpy(part).reshape(*shape, context).unbind() for part in parts]
         batches = [Batch(*part) for part in zip(*split, strict=True)]
         if self.view is not None and self.samples is not None:
             numbers = self.samples.reshape(len(batches), -1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from groundup.core.keyed import derive
 
 if TYPE_CHECKING:
+    from groundup.data.pieces import Pieces
     from groundup.data.step import Batch
 
 Integers = NDArray[np.int64]
@@ -29,12 +30,22 @@ class View(Protocol):
         """
 
     def show(self, batch: Batch, samples: Integers, filled: Integers) -> Batch:
-        """What is made of a micro-batch whose targets are the successors; samples are numbered as above, one a row."""
+        """What is made of a micro-batch whose targets are the successors; samples are numbered as above, one a row.
+
+        The shapes of what is made depend on those of the micro-batch alone, as a compiler wants it.
+        """
 
 
-def view_of(objective: Any, seed: int) -> View | None:
-    """What an objective shows of the text; None: each token's successor is predicted. A plugin's need not say."""
-    found: View | None = objective.view(seed) if hasattr(objective, "view") else None
+def view_of(objective: Any, seed: int, tokenizer: Pieces, model: Any) -> View | None:
+    """What an objective shows of the text; None: each token's successor is predicted. A plugin's need not say.
+
+    Args:
+        objective: its config.
+        seed: of the run.
+        tokenizer: of the text.
+        model: config of the network that reads it.
+    """
+    found: View | None = objective.view(seed, tokenizer, model) if hasattr(objective, "view") else None
     return found
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from groundup.generation import Options, write
+from groundup.generation.reader import padded, source, start_of
 from groundup.model.decoder import Decoder
+from groundup.model.encoder_decoder import EncoderDecoder
 from groundup.model.head import IGNORED
 from groundup.tokenizer.protocol import Tokenizer
 
@@ -192,6 +194,9 @@ class Scorer:
 
     def _read(self, rows: list[Row]) -> dict[tuple[Ids, Ids], Likelihood]:
         """One forward pass."""
+        start = start_of(self.net, self.tokenizer.end)
+        if start is not None:
+            return self._written_to(rows, start)
         branched = len(rows[0].continuations) > 1
         laid = [_laid(row) for row in rows]
         longest = max(row.length for row in rows)
@@ -205,6 +210,19 @@ class Scorer:
             else:
                 nll_N, greedy_N = self.net.likelihoods(tokens, targets)
         return _answers(rows, nll_N, greedy_N)
+
+    def _written_to(self, rows: list[Row], start: int) -> dict[tuple[Ids, Ids], Likelihood]:
+        """The same of an encoder-decoder: beginnings are its sources, continuations are written to them."""
+        written = [row.continuations[0] for row in rows]
+        read = [source(row.context, self.tokenizer.end)[-self.net.context :] for row in rows]
+        sources_BS, counts_B = padded(read, self._device)
+        tokens_BT, lengths_B = padded([[start, *ids[:-1]] for ids in written], self._device)
+        targets_BT, _ = padded(written, self._device)
+        beyond_BT = torch.arange(targets_BT.shape[1], device=self._device) >= lengths_B[:, None]
+        with self._autocast():
+            net = cast(EncoderDecoder, self.net)
+            found = net.likelihoods(tokens_BT, targets_BT.masked_fill(beyond_BT, IGNORED), sources_BS, counts_B)
+        return _answers(rows, *found)
 
     def _shared(
         self, batches: list[T], work: Callable[[T], dict[Any, Any]], size: Callable[[T], int]

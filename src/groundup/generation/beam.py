@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from groundup.generation.choice import penalise, widen
-from groundup.generation.reader import Reader
+from groundup.generation.reader import Reader, source, start_of
 
 if TYPE_CHECKING:
     from groundup.model.decoder import Decoder
@@ -64,7 +64,7 @@ def search(
 
     Args:
         net: the network, in eval mode.
-        prompt: ids to go on from, at least one.
+        prompt: ids to go on from, at least one; an encoder-decoder reads them as its source.
         end: the id that ends an answer.
         vocabulary: ids from here on are never chosen, and have no share in probabilities.
         beams: how many are open at once.
@@ -76,11 +76,13 @@ def search(
     if tokens < 1:
         return []
     going, finished = [Beam([], 0.0, 0)], list[Beam]()
-    reader = Reader(net, [prompt], tokens)
+    start = start_of(net, end)
+    reader = Reader(net, [prompt if start is None else source(prompt, end)], tokens, start=start)
+    before = prompt if start is None else [start]
     logits_BV = reader.start()
     for length in range(1, tokens + 1):
         if repetition_penalty != 1:
-            logits_BV = penalise(logits_BV, [{*prompt, *beam.answer} for beam in going], repetition_penalty)
+            logits_BV = penalise(logits_BV, [{*before, *beam.answer} for beam in going], repetition_penalty)
         log_p_BV = widen(logits_BV)[:, :vocabulary].log_softmax(dim=-1)
         totals_B = torch.tensor([beam.total for beam in going], dtype=log_p_BV.dtype, device=log_p_BV.device)
         totals, places = (totals_B[:, None] + log_p_BV).flatten().topk(min(2 * beams, log_p_BV.numel()))

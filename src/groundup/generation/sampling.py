@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from groundup.generation.beam import search
 from groundup.generation.choice import choose, penalise, uniform
-from groundup.generation.reader import Reader
+from groundup.generation.reader import Reader, source, start_of
 from groundup.model.decoder import Decoder
 from groundup.tokenizer.protocol import Tokenizer
 
@@ -103,7 +103,8 @@ def write(
     Args:
         net: the network.
         tokenizer: turns ids into text.
-        rows: ids to go on from, at least one each; a document's beginning starts with `tokenizer.end`.
+        rows: ids to go on from, at least one each; a document's beginning starts with `tokenizer.end`. An
+            encoder-decoder reads them as sources.
         options: how tokens are chosen, and how many.
         numbers: names of the rows, by which their noise is keyed; None: 0, 1, ...
     """
@@ -182,15 +183,18 @@ def _run(
     if not rows or options.tokens < 1:
         return
     numbers = range(len(rows)) if numbers is None else numbers
+    start = start_of(net, tokenizer.end)
+    prompts = rows if start is None else [source(row, tokenizer.end) for row in rows]
+    before = rows if start is None else [[start] for _ in rows]
     with _evaluating(net):
-        reader = Reader(net, rows, options.tokens, options.compile)
+        reader = Reader(net, prompts, options.tokens, options.compile, start)
         answers: dict[int, list[int]] = {place: [] for place in range(len(rows))}
         alive, ended = list(answers), set[int]()
         logits_BV = reader.start()
         while True:
             draws = [uniform(options.seed, numbers[row], len(answers[row])) for row in alive]
             if options.repetition_penalty != 1:
-                said = [{*rows[row], *answers[row]} for row in alive]  # the reader forgets what left the context
+                said = [{*before[row], *answers[row]} for row in alive]  # the reader forgets what left the context
                 logits_BV = penalise(logits_BV, said, options.repetition_penalty)
             chosen = choose(
                 logits_BV[:, : tokenizer.vocabulary],  # a network may have more ids than its tokenizer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from groundup.model.count import GATE_CHANNELS
 from groundup.model.frame import narrowed, pick
@@ -16,8 +17,8 @@ from groundup.model.positions import Relative, rotate
 
 if TYPE_CHECKING:
     from groundup.model.cache import LayerCache
-    from groundup.model.config import Decoder as Config
     from groundup.model.frame import Frame
+    from groundup.model.options import Transformer as Config
 
 BLOCK = 256
 """Queries that explicit attention takes at a time."""
@@ -94,7 +95,7 @@ class Attention(nn.Module):
                 query, key = rotate(query, *asked.rotation), rotate(key, *frame.rotation)
         if cache is not None:
             key, value = cache.extend(key, value, frame.slots, frame.used)
-        score_bias = asked.alibi
+        score_bias = asked.score_bias
         if self.relative is not None and asked.distances is not None:
             score_bias = self.scale * self.relative.scores(query, asked.distances)
             query = self.relative.with_content(query)
@@ -107,6 +108,8 @@ class Attention(nn.Module):
             self.bounded,
             score_bias,
             self.scale,
+            frame.causal,
+            asked.sliding_blocks if self.sliding else asked.blocks,
         )
         mixed: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
         return mixed
@@ -121,6 +124,8 @@ def attend(
     bounded: bool,
     score_bias: Tensor | None = None,
     scale: float | None = None,
+    causal: bool = True,
+    blocks: BlockMask | None = None,
 ) -> Tensor:
     """softmax(scale Q K' + score_bias) V over the visible keys, by the way that is fastest where the tensors are.
 
@@ -131,16 +136,20 @@ def attend(
         query: (B, H, T, C).
         key: (B, K, S, C), K dividing H.
         value: like key.
-        mask: what each query sees, bool, broadcast to (B, H, T, S); None: causal, with S = T.
+        mask: what each query sees, bool, broadcast to (B, H, T, S); None: as `causal` says.
         dropout: share of attention weights dropped.
         bounded: scores are too small for exp to overflow.
         score_bias: what is added to the scores, broadcast to (B, H, T, S).
         scale: of the products; None: 1 / sqrt C.
+        causal: without a mask, whether S = T and a query sees the keys up to its own, or all are seen.
+        blocks: the mask for FlexAttention (Dong et al. 2024), which then does the rest.
 
     Returns:
         (B, H, T, C).
     """
     grouped = query.shape[1] != key.shape[1]
+    if blocks is not None:
+        return flex_attention(query, key, value, block_mask=blocks, scale=scale, enable_gqa=grouped)
     scale = query.shape[3] ** -0.5 if scale is None else scale
     score_bias = None if score_bias is None else score_bias.expand(-1, -1, query.shape[2], key.shape[2])
     if query.device.type == "cpu" and 1 < query.shape[2] <= EXPLICIT:
@@ -152,13 +161,16 @@ def attend(
             shape = (*query.shape[:3], key.shape[2])
             kept = functional.dropout(torch.ones(shape, dtype=query.dtype), dropout)
         learned = score_bias is not None and score_bias.requires_grad
+        if mask is None and not causal:
+            mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool)
         output: Tensor = cast(Any, Explicit).apply(query * scale, key, value, mask, kept, bounded, score_bias, learned)
         return output
-    causal = mask is None
+    causal = causal and mask is None
     if score_bias is not None:
-        if mask is None:
+        if causal:
             mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
-        mask, causal = score_bias.to(query.dtype).masked_fill(~mask, -torch.inf), False
+        added = score_bias.to(query.dtype)
+        mask, causal = added if mask is None else added.masked_fill(~mask, -torch.inf), False
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from groundup.model.attention import Attention
+from groundup.model.cross import CrossAttention
 from groundup.model.experts import Experts
 from groundup.model.feedforward import FeedForward
 from groundup.model.frame import pick
-from groundup.model.norm import Norm
+from groundup.model.norm import norm
 
 if TYPE_CHECKING:
     from groundup.model.cache import LayerCache
-    from groundup.model.config import Decoder as Config
     from groundup.model.frame import Frame
+    from groundup.model.options import Transformer as Config
 
 
 class Block(nn.Module):
@@ -27,19 +28,23 @@ class Block(nn.Module):
     et al. 2017). `parallel`: x + A(norm x) + F(norm x), with one norm for both (Wang & Komatsuzaki 2021, GPT-J;
     Chowdhery et al. 2022, PaLM) or one for each (Black et al. 2022, GPT-NeoX).
 
+    A decoder that an encoder reads for gathers from its text between the two, in the same way.
+
     With `mixing` it reads a x + b x0 instead of x, where x0 is the embedding (Jordan et al. 2024, modded-nanogpt).
     """
 
     mix: nn.Parameter | None
 
-    def __init__(self, config: Config, index: int) -> None:
+    def __init__(self, config: Config, index: int, crosses: bool = False) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.post, self.parallel = config.norm_place == "post", config.parallel is not None
         self.register_parameter("mix", nn.Parameter(torch.tensor([1.0, 0.0])) if config.mixing else None)
-        self.attention_norm = Norm(config, config.width)
+        self.attention_norm = norm(config, config.width)
         self.attention = Attention(config, index)
-        self.feedforward_norm = None if config.parallel == "one_norm" else Norm(config, config.width)
+        self.cross_norm = norm(config, config.width) if crosses else None
+        self.cross_attention = CrossAttention(config) if crosses else None
+        self.feedforward_norm = None if config.parallel == "one_norm" else norm(config, config.width)
         self.sparse = index in config.expert_layers
         self.feedforward = Experts(config) if self.sparse else FeedForward(config)
 
@@ -52,6 +57,7 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
         wanted_BQ: Tensor | None = None,
         routing: list[Tensor] | None = None,
+        memory_BSD: Tensor | None = None,
     ) -> Tensor:
         """The stream behind this layer, (B, T, D), or (B, Q, D) at the positions that are wanted.
 
@@ -63,6 +69,7 @@ class Block(nn.Module):
             cache: of this layer, in generation.
             wanted_BQ: positions that are wanted; None: all.
             routing: takes up how uneven the experts' router is, if there are any.
+            memory_BSD: what an encoder has made of its text, (B, S, D), if there is one and no cache that has it.
         """
         if self.mix is not None:
             x_BTD = self.mix[0] * x_BTD + self.mix[1] * first_BTD
@@ -72,11 +79,17 @@ class Block(nn.Module):
             x_BTD, read_BTD = pick(x_BTD, wanted_BQ), pick(read_BTD, wanted_BQ)
         if self.post:
             x_BTD = self.attention_norm(x_BTD + gathered)
+            if self.cross_attention is not None and self.cross_norm is not None:
+                crossed = self._drop(self.cross_attention(x_BTD, frame, memory_BSD, cache, wanted_BQ))
+                x_BTD = self.cross_norm(x_BTD + crossed)
             return self._normed(x_BTD + self._fed(x_BTD, routing))
         if self.parallel:
             read_BTD = read_BTD if self.feedforward_norm is None else self._normed(x_BTD)
             return x_BTD + gathered + self._fed(read_BTD, routing)
         x_BTD = x_BTD + gathered
+        if self.cross_attention is not None and self.cross_norm is not None:
+            read_BTD = self.cross_norm(x_BTD)
+            x_BTD = x_BTD + self._drop(self.cross_attention(read_BTD, frame, memory_BSD, cache, wanted_BQ))
         return x_BTD + self._fed(self._normed(x_BTD), routing)
 
     def _fed(self, x_BTD: Tensor, routing: list[Tensor] | None) -> Tensor:

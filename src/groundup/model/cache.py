@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from groundup.model.config import Decoder as Config
+    from groundup.model.options import Transformer as Config
 
 
 class LayerCache:
@@ -17,10 +17,12 @@ class LayerCache:
     Attributes:
         keys: (B, slots, K, C).
         values: like keys.
+        memory: keys and values of the text that an encoder has read, (B, S, K, C) each, or None.
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
+        self.memory: tuple[Tensor, Tensor] | None = None
 
     def extend(self, key: Tensor, value: Tensor, slots_BT: Tensor | None, used: int) -> tuple[Tensor, Tensor]:
         """Store (B, T, K, C) keys and values in their slots; return those of the first `used` slots, likewise.
@@ -49,6 +51,7 @@ class Cache:
         lengths: (B,) int64, tokens read in each row.
         previous: (B, D), embedding of each row's last token, where the trunk shifts tokens.
         rotation: of every position that a row can hold, once it is known.
+        memory_mask: bool, which tokens of its source each row sees, (B, 1, 1, S), where an encoder has read one.
     """
 
     def __init__(self, config: Config, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -61,6 +64,14 @@ class Cache:
         self.previous = torch.zeros(batch, config.width if config.shift else 0, device=device, dtype=dtype)
         self.size = length
         self.rotation: tuple[Tensor, Tensor] | None = None
+        self.memory_mask: Tensor | None = None
+
+    def remember(self, other: Cache, rows: Tensor) -> None:
+        """Have for sources those of some rows of another cache of the same network."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            if theirs.memory is not None:
+                mine.memory = theirs.memory[0][rows], theirs.memory[1][rows]
+        self.memory_mask = None if other.memory_mask is None else other.memory_mask[rows]
 
     def put(self, rows: Tensor, other: Cache) -> None:
         """Replace the rows with these numbers by all the rows of another cache of the same network."""
@@ -74,4 +85,5 @@ class Cache:
         """Forget all rows but those with these numbers, in this order."""
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        self.remember(self, rows)
         self.lengths, self.previous = self.lengths[rows], self.previous[rows]

@@ -1,143 +1,22 @@
-"""The decoder: tokens in, likelihoods or logits out; losses, optimizers and text are not its business."""
+"""The decoder: tokens in, likelihoods or logits of what follows out; losses, optimizers and text it does not know."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from groundup.model import frame as frames
-from groundup.model.block import Block
 from groundup.model.cache import Cache
-from groundup.model.count import GATE_CHANNELS
-from groundup.model.frame import Frame
-from groundup.model.head import IGNORED, PIECE, Head
-from groundup.model.initialise import initialise, rate_scales
-from groundup.model.linear import Linear
-from groundup.model.norm import Norm
-from groundup.model.positions import sinusoids
-
-if TYPE_CHECKING:
-    from groundup.model.config import Decoder as Config
+from groundup.model.head import IGNORED, PIECE
+from groundup.model.net import Net, targeted
 
 
-class Shift(nn.Module):
-    """Each vector takes up a share of the one before, as a gate on its first channels decides (nanochat's smear)."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.channels = min(GATE_CHANNELS, config.width)
-        self.gate = nn.Linear(self.channels, 1, bias=False)
-        self.scale = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x_BTD: Tensor, joined_BT: Tensor | None, previous_BD: Tensor | None) -> Tensor:
-        """(B, T, D) to (B, T, D); `previous_BD` stands before the first vector."""
-        first = torch.zeros_like(x_BTD[:, :1]) if previous_BD is None else previous_BD[:, None].to(x_BTD.dtype)
-        before_BTD = torch.cat((first, x_BTD[:, :-1]), dim=1)
-        gate_BT1 = self.scale * torch.sigmoid(self.gate(x_BTD[..., : self.channels]))
-        if joined_BT is not None:
-            gate_BT1 = gate_BT1 * joined_BT[..., None]
-        return x_BTD + (gate_BT1 * before_BTD).to(x_BTD.dtype)
-
-
-class Trunk(nn.Module):
-    """All but the head: embeddings, blocks and the last norm."""
-
-    positions: nn.Embedding | None
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        vocabulary, context = config.closed()
-        self.dropout = config.dropout if config.embedding_dropout is None else config.embedding_dropout
-        self.scale = math.sqrt(config.width) if config.scaled_embedding else None
-        self.embedding = nn.Embedding(vocabulary, config.embedded)
-        own = config.embedding_width is not None
-        self.project_in = Linear(config.embedded, config.width, bias=False) if own else None
-        self.positions = nn.Embedding(context, config.width) if config.positions == "learned" else None
-        self.sinusoidal = config.positions == "sinusoidal"
-        self.embedding_norm = Norm(config, config.width) if config.embedding_norm else None
-        self.shift = Shift(config) if config.shift else None
-        inner = config.groups * config.channels
-        self.values = nn.ModuleDict({str(i): nn.Embedding(vocabulary, inner) for i in config.value_layers})
-        self.blocks = nn.ModuleDict({str(i): Block(config, i) for i in range(config.layers)})
-        self.norm = Norm(config, config.width) if config.norm_place == "pre" else None
-        self.project_out = Linear(config.width, config.embedded, bias=False) if own else None
-
-    def forward(
-        self,
-        tokens_BT: Tensor,
-        frame: Frame,
-        cache: Cache | None = None,
-        last_B: Tensor | None = None,
-        wanted_BQ: Tensor | None = None,
-        routing: list[Tensor] | None = None,
-    ) -> Tensor:
-        """The stream for the head, (B, T, E), or (B, Q, E) at the positions that are wanted.
-
-        Args:
-            tokens_BT: ids, (B, T) int64.
-            frame: positions and mask.
-            cache: in generation, the state to go on from; it is brought forward.
-            last_B: in generation, the index of each row's last real token.
-            wanted_BQ: positions that are wanted; the last block then works for them alone. None: all.
-            routing: takes up how uneven each router of experts is.
-        """
-        x_BTD = self.embedding(tokens_BT)
-        if self.project_in is not None:
-            x_BTD = self.project_in(x_BTD)
-        if self.scale is not None:
-            x_BTD = x_BTD * self.scale
-        if self.positions is not None:
-            x_BTD = x_BTD + self.positions(frame.positions)
-        if self.sinusoidal:
-            x_BTD = x_BTD + sinusoids(frame.positions, x_BTD.shape[-1], x_BTD.dtype, interleaved=True)
-        if self.embedding_norm is not None:
-            x_BTD = self.embedding_norm(x_BTD)
-        if self.shift is not None:
-            unshifted_BTD = x_BTD
-            x_BTD = self.shift(x_BTD, frame.joined, None if cache is None else cache.previous)
-            if cache is not None:
-                cache.previous = unshifted_BTD[torch.arange(len(tokens_BT), device=x_BTD.device), last_B].to(
-                    cache.previous.dtype
-                )
-        if self.training:
-            x_BTD = functional.dropout(x_BTD, self.dropout)
-        first_BTD = x_BTD
-        last = str(len(self.blocks) - 1)
-        for name, block in self.blocks.items():
-            values_BTE = self.values[name](tokens_BT) if name in self.values else None
-            layer = None if cache is None else cache.layers[int(name)]
-            x_BTD = block(x_BTD, first_BTD, frame, values_BTE, layer, wanted_BQ if name == last else None, routing)
-        if self.norm is not None:
-            x_BTD = self.norm(x_BTD)
-        ended: Tensor = x_BTD if self.project_out is None else self.project_out(x_BTD)
-        return ended
-
-
-class Decoder(nn.Module):
-    """A causal transformer (Radford et al. 2019 and what came of it), as its config describes.
-
-    Parameters have plain names, compiled or not (`trunk.embedding.weight`, `trunk.blocks.0.attention.query.weight`,
-    `head.weight`); tied networks have no `head.weight`.
-
-    Raises:
-        ConfigError: context or vocabulary is still open.
-    """
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.vocabulary, self.context = config.closed()
-        place = torch.get_default_device()
-        with torch.device("meta"):  # torch's own initialisation would cost time and random numbers
-            self.trunk = Trunk(config)
-            self.head = Head(config)
-        if place.type != "meta":
-            self.to_empty(device=place)
-            initialise(self, config)
+class Decoder(Net):
+    """A causal transformer (Radford et al. 2019 and what came of it), or a prefix LM, as its config describes."""
 
     def forward(
         self,
@@ -162,36 +41,30 @@ class Decoder(nn.Module):
             with_routing: return how uneven the experts' routers are too (see `groundup.model.experts.router_losses`).
 
         Returns:
-            Without targets, logits (B, T, V). With targets, negative log-likelihoods in nats, (B, T) fp32, zero
-            where there is no target; with `with_log_z` or `with_routing` a tuple of these, log Z of every position,
-            (B, T) fp32, and the routers' mean for each row, (B, 2) fp32, as far as asked for.
+            As `Net.answer`.
 
         Raises:
             ValueError: the window is longer than the context, or tokens are given to a causal network.
         """
         if prefix_BT is not None and self.config.mask != "prefix":
             raise ValueError("a causal network sees nothing ahead; build it with mask=prefix")
-        if tokens_BT.shape[1] > self.context:
-            raise ValueError(f"a window of {tokens_BT.shape[1]} positions in a network for {self.context}")
-        frame = frames.window(self.config, tokens_BT, documents_BT, positions_BT, self._dtype, prefix_BT)
         routing: list[Tensor] | None = [] if with_routing else None
-        x_BTD = self.trunk(tokens_BT, frame, routing=routing)
-        if targets_BT is None:
-            return self.head(x_BTD, tied=self._tied)
-        nll_BT, log_z_BT = self.head(x_BTD, targets_BT, tied=self._tied)
-        found = [nll_BT, *([log_z_BT] if with_log_z else [])]
-        if routing:
-            found.append(torch.stack(routing).mean(dim=0))
-        return tuple(found) if len(found) > 1 else nll_BT
+        x_BTD = self.stream(tokens_BT, documents_BT, positions_BT, prefix_BT, routing)
+        return self.answer(x_BTD, targets_BT, with_log_z, routing)
 
-    def compile_(self, **options: Any) -> None:
-        """Compile trunk and head in place, apart; names of parameters stay. `options` go to `torch.compile`.
-
-        Each shape of input gets graphs of its own, unless `options` say otherwise.
-        """
-        options.setdefault("dynamic", False)
-        self.trunk.compile(**options)
-        self.head.compile_(**options)
+    def stream(
+        self,
+        tokens_BT: Tensor,
+        documents_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        prefix_BT: Tensor | None = None,
+        routing: list[Tensor] | None = None,
+    ) -> Tensor:
+        """What stands at each position behind the last block, (B, T, E); arguments as for `forward`."""
+        self.expect_room(tokens_BT)
+        frame = frames.window(self.config, tokens_BT, documents_BT, positions_BT, self._dtype, prefix_BT)
+        found: Tensor = self.trunk(tokens_BT, frame, routing=routing)
+        return found
 
     def new_cache(
         self,
@@ -271,40 +144,24 @@ class Decoder(nn.Module):
                 # What stands up to the first target is given.
                 given_BT = has_BT.cumsum(dim=1) - has_BT.long() == 0 if self.config.mask == "prefix" else None
                 frame = frames.window(self.config, tokens_BT, None, None, self._dtype, given_BT)
-            # The targeted positions of each row, in their order, and others where it has fewer than the most.
-            wanted_BQ = (~has_BT).int().argsort(dim=1, stable=True)[:, : int(has_BT.sum(dim=1).max())]
-            has_BQ = has_BT.gather(1, wanted_BQ)
-            x_ND = self.trunk(tokens_BT, frame, wanted_BQ=wanted_BQ)[has_BQ]
-            targets_N = targets_BT.gather(1, wanted_BQ)[has_BQ]
-            rows = max(1, PIECE.get(x_ND.device.type, PIECE["cuda"]) // self.vocabulary)
-            nll, greedy = [], []
-            for start in range(0, max(1, len(x_ND)), rows):
-                logits, targets = (
-                    self.head(x_ND[start : start + rows], tied=self._tied).float(),
-                    targets_N[start : start + rows],
-                )
-                nll.append(functional.cross_entropy(logits, targets, reduction="none"))
-                greedy.append(logits.argmax(dim=-1) == targets)
+            return self.judged(targets_BT, lambda wanted: self.trunk(tokens_BT, frame, wanted_BQ=wanted))
+
+    def judged(self, targets_BT: Tensor, stream: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """What `likelihoods` returns, of the stream (B, Q, D) at the positions (B, Q) that are wanted."""
+        wanted_BQ, has_BQ = targeted(targets_BT)
+        x_ND, targets_N = stream(wanted_BQ)[has_BQ], targets_BT.gather(1, wanted_BQ)[has_BQ]
+        rows = max(1, PIECE.get(x_ND.device.type, PIECE["cuda"]) // self.vocabulary)
+        nll, greedy = [], []
+        for start in range(0, max(1, len(x_ND)), rows):
+            logits, targets = (
+                self.head(x_ND[start : start + rows], tied=self._tied).float(),
+                targets_N[start : start + rows],
+            )
+            nll.append(functional.cross_entropy(logits, targets, reduction="none"))
+            greedy.append(logits.argmax(dim=-1) == targets)
         return torch.cat(nll), torch.cat(greedy)
-
-    def rate_scales(self) -> dict[str, float]:
-        """By what rates of parameters are multiplied, by name; those not named by 1 (muP)."""
-        return rate_scales(self, self.config)
-
-    @property
-    def routes(self) -> bool:
-        """Whether there are experts, so that `with_routing` says something."""
-        return bool(self.config.expert_layers)
 
     @property
     def reads_branches(self) -> bool:
         """Whether `likelihoods` takes rows with branches."""
         return not self.config.shift and self.config.mask == "causal"
-
-    @property
-    def _tied(self) -> Tensor | None:
-        return self.trunk.embedding.weight if self.config.tied else None
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.trunk.embedding.weight.dtype

@@ -12,7 +12,7 @@ from groundup.model.feedforward import activated
 from groundup.model.linear import Linear
 
 if TYPE_CHECKING:
-    from groundup.model.config import Decoder as Config
+    from groundup.model.options import Transformer as Config
 
 
 class Bank(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn import functional
 from groundup.model.linear import Linear
 
 if TYPE_CHECKING:
-    from groundup.model.config import Decoder as Config
+    from groundup.model.options import Transformer as Config
 
 
 def _relu2(x: Tensor) -> Tensor:

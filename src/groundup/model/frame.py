@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from groundup.model.mask import Mask, dense
+from groundup.model.mask import Mask, blocks, dense
 from groundup.model.positions import angles, frequencies, slopes
 
 if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
     from groundup.model.cache import Cache
-    from groundup.model.config import Decoder as Config
+    from groundup.model.options import Transformer as Config
 
 
 class Frame(NamedTuple):
@@ -21,24 +23,36 @@ class Frame(NamedTuple):
     Attributes:
         positions: (T,) or (B, T) int64.
         rotation: cosine and sine of rotary positions, or None.
-        mask: bool, which slots each query sees, broadcast to (B, H, T, S); None: causal.
+        mask: bool, which slots each query sees, broadcast to (B, H, T, S); None: as `causal` says.
+        causal: without a mask, whether those up to itself are seen, or all.
         sliding_mask: likewise, for layers with a sliding window.
         distances: from each key forward to the query, (T, S) or (B, T, S) int64, where scores depend on them.
-        alibi: what is added to scores for the distance, broadcast to (B, H, T, S) fp32 (ALiBi), or None.
+        score_bias: what is added to scores for the distance, broadcast to (B, H, T, S) fp32 (ALiBi, T5), or None.
         joined: (B, T) bool, whether a token continues the document of the one before; None: all but the first do.
         slots: in generation, (B, T) int64, where in the cache each token goes; None: to the last of those used.
         used: in generation, how many slots are looked at.
+        memory_mask: bool, what each query sees of the text that an encoder has read, like `mask`, or None.
+        sees: with FlexAttention, what `mask` would be made of.
+        blocks: it as that takes it.
+        sliding_blocks: likewise, for layers with a sliding window.
+        window: of these layers.
     """
 
     positions: Tensor
     rotation: tuple[Tensor, Tensor] | None
     mask: Tensor | None
+    causal: bool = True
     sliding_mask: Tensor | None = None
     distances: Tensor | None = None
-    alibi: Tensor | None = None
+    score_bias: Tensor | None = None
     joined: Tensor | None = None
     slots: Tensor | None = None
     used: int = 0
+    memory_mask: Tensor | None = None
+    sees: Mask | None = None
+    blocks: BlockMask | None = None
+    sliding_blocks: BlockMask | None = None
+    window: int | None = None
 
 
 def window(
@@ -66,10 +80,24 @@ def window(
         joined = torch.zeros_like(documents_BT, dtype=torch.bool)
         joined[:, 1:] = documents_BT[:, 1:] == documents_BT[:, :-1]
     rows = B if documents_BT is not None or prefix_BT is not None or positions.dim() == 2 else 1
-    sees = Mask(positions.view(-1, T), documents_BT, prefix_BT=prefix_BT)
-    mask, sliding_mask = _masks(config, sees, rows, T)
+    full = config.mask == "full"
+    sees = Mask(positions.view(-1, T), documents_BT, prefix_BT=prefix_BT, full=full)
     distances, alibi = _distances(config, positions, positions)
-    return Frame(positions, _rotation(config, positions, dtype), mask, sliding_mask, distances, alibi, joined)
+    rotation = _rotation(config, positions, dtype)
+    if config.kernel == "flex":
+        near = sees._replace(window=config.sliding_window)
+        return Frame(
+            positions,
+            rotation,
+            None,
+            joined=joined,
+            sees=sees,
+            blocks=blocks(sees, rows, T, T),
+            sliding_blocks=blocks(near, rows, T, T) if config.sliding_layers else None,
+            window=config.sliding_window,
+        )
+    mask, sliding_mask = _masks(config, sees, rows, T)
+    return Frame(positions, rotation, mask, not full, sliding_mask, distances, alibi, joined)
 
 
 def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype) -> Frame:
@@ -90,7 +118,7 @@ def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: t
         raise ValueError("a network that shifts tokens, or sees ahead in a prefix, reads no branches")
     mask, sliding_mask = _masks(config, Mask(positions_BT, None, branches_BT), *branches_BT.shape)
     distances, alibi = _distances(config, positions_BT, positions_BT)
-    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask, sliding_mask, distances, alibi)
+    return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask, True, sliding_mask, distances, alibi)
 
 
 def pick(x_BTD: Tensor, wanted_BQ: Tensor) -> Tensor:
@@ -105,16 +133,36 @@ def narrowed(frame: Frame, wanted_BQ: Tensor) -> Frame:
     if rotation is not None:
         cosine, sine = (table if table.dim() == 4 else table[rows_B1, wanted_BQ] for table in rotation)
         rotation = (cosine[wanted_BQ], sine[wanted_BQ]) if frame.positions.dim() == 1 else (cosine, sine)
-    if frame.mask is None:
+    mask, sliding_mask = None, frame.sliding_mask
+    if frame.sees is not None:
+        rows_B11, queries_BQ1 = rows_B1[..., None], wanted_BQ[..., None]
+        keys_T = torch.arange(frame.positions.shape[-1], device=wanted_BQ.device)
+        mask = frame.sees(rows_B11, rows_B11, queries_BQ1, keys_T)[:, None]
+        if frame.sliding_blocks is not None:
+            near = frame.sees._replace(window=frame.window)
+            sliding_mask = near(rows_B11, rows_B11, queries_BQ1, keys_T)[:, None]
+    elif frame.mask is None and frame.causal:
         keys_T = torch.arange(frame.positions.shape[-1], device=wanted_BQ.device)
         mask = (keys_T <= wanted_BQ[..., None])[:, None]
-    else:
+    elif frame.mask is not None:
         mask = _rows(frame.mask, wanted_BQ)
-    sliding_mask = None if frame.sliding_mask is None else _rows(frame.sliding_mask, wanted_BQ)
-    distances, alibi = frame.distances, None if frame.alibi is None else _rows(frame.alibi, wanted_BQ)
+    sliding_mask, score_bias, memory_mask = (
+        table if table is None or table.shape[2] in (1, wanted_BQ.shape[1]) else _rows(table, wanted_BQ)
+        for table in (sliding_mask, frame.score_bias, frame.memory_mask)
+    )
+    distances = frame.distances
     if distances is not None:
         distances = distances[wanted_BQ] if distances.dim() == 2 else distances[rows_B1, wanted_BQ]
-    return Frame(frame.positions, rotation, mask, sliding_mask, distances, alibi)
+    return frame._replace(
+        rotation=rotation,
+        mask=mask,
+        sliding_mask=sliding_mask,
+        distances=distances,
+        score_bias=score_bias,
+        memory_mask=memory_mask,
+        blocks=None,
+        sliding_blocks=None,
+    )
 
 
 def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.dtype) -> Frame:
@@ -144,7 +192,8 @@ def cached(config: Config, cache: Cache, counts_B: Tensor, T: int, dtype: torch.
     rotation = None if cache.rotation is None else (cache.rotation[0][positions_BT], cache.rotation[1][positions_BT])
     alone = len(counts_B) == 1  # such a row has no padding: its slots are one stretch
     given_B = torch.where(cache.lengths == 0, counts_B, 0) if config.mask == "prefix" else None
-    return _behind(config, positions_BT, rotation, None if alone else slots_BT, used, given_B)
+    frame = _behind(config, positions_BT, rotation, None if alone else slots_BT, used, given_B)
+    return frame._replace(memory_mask=cache.memory_mask)
 
 
 def following(config: Config, cache: Cache, dtype: torch.dtype) -> Frame:
@@ -161,7 +210,8 @@ def following(config: Config, cache: Cache, dtype: torch.dtype) -> Frame:
         tables = cache.rotation or _rotation(config, torch.arange(cache.size, device=positions_B1.device), dtype)
         assert tables is not None
         rotation = (tables[0][positions_B1], tables[1][positions_B1])
-    return _behind(config, positions_B1, rotation, positions_B1, cache.size)
+    frame = _behind(config, positions_B1, rotation, positions_B1, cache.size)
+    return frame._replace(memory_mask=cache.memory_mask)
 
 
 def _behind(
@@ -186,7 +236,7 @@ def _behind(
         near = sees._replace(window=config.sliding_window)
         sliding_mask = near(rows, rows, positions_BT[..., None], keys)[:, None]
     distances, alibi = _distances(config, positions_BT, keys)
-    return Frame(positions_BT, rotation, mask, sliding_mask, distances, alibi, slots=slots_BT, used=used)
+    return Frame(positions_BT, rotation, mask, True, sliding_mask, distances, alibi, slots=slots_BT, used=used)
 
 
 def _masks(config: Config, sees: Mask, rows: int, length: int) -> tuple[Tensor | None, Tensor | None]:
@@ -207,14 +257,14 @@ def _rows(table: Tensor, wanted_BQ: Tensor) -> Tensor:
 
 def _distances(config: Config, queries: Tensor, keys: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Distances from keys forward to queries, and what ALiBi adds to scores for them, where they are asked for."""
-    if config.positions not in ("alibi", "transformer_xl"):
+    if config.positions not in ("alibi", "transformer_xl", "t5"):
         return None, None
     distances = queries[..., :, None] - keys[..., None, :]
-    if config.positions == "transformer_xl":
+    if config.positions != "alibi":
         return distances, None
-    alibi = -slopes(config.heads, queries.device)[:, None, None] * (
-        distances if distances.dim() == 2 else distances[:, None]
-    )
+    # Ahead, where that is seen, scores fall as they do behind.
+    far = distances.abs()
+    alibi = -slopes(config.heads, queries.device)[:, None, None] * (far if far.dim() == 2 else far[:, None])
     return None, alibi if alibi.dim() == 4 else alibi[None]
 
 

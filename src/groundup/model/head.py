@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from groundup.model.linear import linear
+from groundup.model.feedforward import ACTIVATIONS
+from groundup.model.linear import Linear, linear
+from groundup.model.norm import norm
 
 if TYPE_CHECKING:
-    from groundup.model.config import Decoder as Config
+    from groundup.model.options import Transformer as Config
 
 IGNORED = -100
 """The target of a position that has none."""
@@ -25,6 +27,8 @@ PIECE = {"cpu": 2**26, "cuda": 2**28}
 
 class Head(nn.Module):
     """A linear map to the vocabulary, optionally with soft-capped logits (Gemma 2, 2024), and the likelihoods it gives.
+
+    With `head_transform` another map, the activation and a norm stand before it (Devlin et al. 2019, BERT).
 
     Args:
         config: gives sizes, soft-cap, and whether the embedding's matrix is used instead of an own one.
@@ -43,6 +47,10 @@ class Head(nn.Module):
         own = None if config.tied else nn.Parameter(torch.empty(vocabulary, config.embedded))
         self.register_parameter("weight", own)
         self.register_parameter("bias", nn.Parameter(torch.empty(vocabulary)) if config.head_bias else None)
+        self.activate = ACTIVATIONS[config.activation]
+        wide = config.embedded
+        self.transform = Linear(wide, wide, bias=config.bias) if config.head_transform else None
+        self.transform_norm = norm(config, wide) if config.head_transform else None
         self.softmax = Softmax(config.softcap)
         self.gradient = Gradient(config.softcap)
 
@@ -64,6 +72,8 @@ class Head(nn.Module):
         """
         weight_VD = self.weight if tied is None else tied
         assert weight_VD is not None
+        if self.transform is not None and self.transform_norm is not None:
+            x_BTD = self.transform_norm(self.activate(self.transform(x_BTD)))
         if self.scale is not None:
             x_BTD = x_BTD * self.scale
         if targets_BT is None:

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from groundup.model.config import Decoder as Config
-    from groundup.model.decoder import Decoder as Net
+    from groundup.model.net import Net
+    from groundup.model.options import Transformer as Config
+
+INNER = ("trunk.blocks.", "encoder.blocks.", "head.transform.")
+"""Where matrices have the width on both sides."""
 
 RESIDUAL = ("attention.output.weight", "feedforward.down.weight")
 """Matrices whose output is added to the stream."""
 
-EMBEDDINGS = ("trunk.embedding.weight", "trunk.positions.weight")
+EMBEDDINGS = (".embedding.weight", ".positions.weight", ".segments.weight")
 
 
 @torch.no_grad()
@@ -34,7 +37,11 @@ def initialise(net: Net, config: Config) -> None:
     deviation 2 / (L sqrt D) (Wang & Komatsuzaki 2021), as in GPT-NeoX and Pythia.
 
     `fan_in`: Gaussians of variance 1 / fan-in, the embedding of variance 1, as in PaLM (Chowdhery et al. 2022,
-    section 5).
+    section 5); where scores are not scaled, queries of 1 / sqrt C of that, as in T5's code.
+
+    `t_fixup`: uniform with variance 2 / (fan-in + fan-out), embeddings Gaussian with variance 1 / D, and all of it but
+    queries, keys and the head scaled down so that N layers without norms move by as much as one: decoder and embeddings
+    by (9 N)^(-1/4), encoder by 0.67 N^(-1/4) (Huang et al. 2020, section 3.2).
 
     `modern`: every block begins as the identity, since what writes to the stream is zero (Zhang et al. 2019,
     Fixup); the other matrices are uniform with variance 1 / fan-in; embeddings have unit variance, the head a small
@@ -46,6 +53,8 @@ def initialise(net: Net, config: Config) -> None:
     Biases begin at zero and gains at one in all. A network built on the meta device has not begun: call this once
     memory is there.
     """
+    for name, buffer in net.named_buffers():
+        buffer.fill_(1.0 if name.endswith("variance") else 0.0)
     for name, parameter in net.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
@@ -57,10 +66,11 @@ def initialise(net: Net, config: Config) -> None:
             parameter.zero_()
         elif config.init == "modern":
             _modern(name, parameter, config)
-        elif config.init == "depth" and name.startswith("trunk.blocks."):
+        elif config.init == "depth" and ".blocks." in name:
             layer = 1 + int(name.split(".")[2])
-            bound = math.sqrt(6 / (parameter.shape[-1] + parameter.shape[-2]) / layer)
-            parameter.uniform_(-bound, bound)
+            _xavier(parameter, layer**-0.5)
+        elif config.init == "t_fixup" and not name.endswith(EMBEDDINGS):
+            _xavier(parameter, _t_fixup(name, config))
         else:
             parameter.normal_(0.0, _std(name, parameter, config))
 
@@ -68,14 +78,39 @@ def initialise(net: Net, config: Config) -> None:
 def _std(name: str, parameter: nn.Parameter, config: Config) -> float:
     """The standard deviation of a Gaussian weight."""
     residual = name.endswith(RESIDUAL)
+    if config.init == "t_fixup":
+        return float(config.width**-0.5 * (9 * config.layers) ** -0.25)
     if config.init == "fan_in":
-        return 1.0 if name in EMBEDDINGS else 1 / math.sqrt(parameter.shape[-1])
+        unscaled = name.endswith("attention.query.weight") and not config.scaled_scores
+        fan_in = config.width if name.endswith("buckets.weight") else parameter.shape[-1]
+        return 1.0 if name.endswith(EMBEDDINGS) else 1 / math.sqrt(fan_in * (config.channels if unscaled else 1))
     if config.init == "small":
-        return 2 / (config.layers * math.sqrt(config.width)) if residual else math.sqrt(0.4 / config.width)
+        return 2 / (_layers(name, config) * math.sqrt(config.width)) if residual else math.sqrt(0.4 / config.width)
     std = 0.02 if config.init_std is None else config.init_std
-    if config.mup_base is not None and name.startswith("trunk.blocks."):
+    if config.mup_base is not None and name.startswith(INNER):
         std *= math.sqrt(config.mup_base / config.width)
-    return std / math.sqrt(2 * config.layers) if residual and config.init == "gpt2" else std
+    return std / math.sqrt(2 * _layers(name, config)) if residual and config.init == "gpt2" else std
+
+
+def _layers(name: str, config: Config) -> int:
+    """Layers of the stack that a parameter stands in."""
+    return (
+        int(getattr(config, "encoder_layers", None) or config.layers) if name.startswith("encoder.") else config.layers
+    )
+
+
+def _xavier(parameter: nn.Parameter, scale: float) -> None:
+    """Uniform with variance scale^2 x 2 / (fan-in + fan-out) (Glorot & Bengio 2010)."""
+    bound = scale * math.sqrt(6 / (parameter.shape[-1] + parameter.shape[-2]))
+    parameter.uniform_(-bound, bound)
+
+
+def _t_fixup(name: str, config: Config) -> float:
+    """By what T-Fixup multiplies a matrix."""
+    if ".blocks." not in name or name.endswith(("attention.query.weight", "attention.key.weight")):
+        return 1.0
+    layers = _layers(name, config)
+    return float(0.67 * layers**-0.25 if name.startswith("encoder.") else (9 * layers) ** -0.25)
 
 
 def _modern(name: str, parameter: nn.Parameter, config: Config) -> None:
@@ -84,11 +119,11 @@ def _modern(name: str, parameter: nn.Parameter, config: Config) -> None:
         parameter.zero_()
     elif name == "head.weight":
         parameter.normal_(0.0, 0.001)
-    elif name.startswith("trunk.values."):
+    elif ".values." in name:
         parameter.uniform_(-bound, bound)
-    elif name in EMBEDDINGS:
+    elif name.endswith(EMBEDDINGS):
         parameter.normal_(0.0, 0.02 if config.tied else 1.0)
-    elif name.endswith(("value_gate.weight", "shift.gate.weight")):
+    elif name.endswith(("value_gate.weight", "shift.gate.weight", "buckets.weight")):
         parameter.zero_()
     else:
         bound = math.sqrt(3 / parameter.shape[-1])
@@ -104,4 +139,4 @@ def rate_scales(net: Net, config: Config) -> dict[str, float]:
     if config.mup_base is None:
         return {}
     scale = config.mup_base / config.width
-    return {name: scale for name, p in net.named_parameters() if name.startswith("trunk.blocks.") and p.dim() > 1}
+    return {name: scale for name, p in net.named_parameters() if name.startswith(INNER) and p.dim() > 1}

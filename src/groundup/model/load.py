@@ -20,13 +20,15 @@ from groundup.model.stream import stream
 if TYPE_CHECKING:
     from groundup.model.config import Decoder as Config
     from groundup.model.decoder import Decoder as Net
+    from groundup.model.net import Net as AnyNet
+    from groundup.model.options import Transformer as AnyConfig
 
 CONFIG = "model.json"
 WEIGHTS = "weights.safetensors"
 REMEDY = "give a run folder of groundup, or restore it from a copy"
 
 
-def save(net: Net, config: Config, folder: Path) -> None:
+def save(net: AnyNet, config: AnyConfig, folder: Path) -> None:
     """Write a network so that `load` finds it; each file is replaced at once or not at all, weights first.
 
     Args:
@@ -42,7 +44,7 @@ def save(net: Net, config: Config, folder: Path) -> None:
 
 
 def write(
-    config: Config,
+    config: AnyConfig,
     folder: Path,
     kinds: Mapping[str, tuple[torch.dtype, torch.Size]],
     tensor: Callable[[str], Tensor],

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
 class Mask(NamedTuple):
@@ -21,6 +22,8 @@ class Mask(NamedTuple):
             beginning and its own branch. None: there are none.
         window: positions that are seen, up to the query's own; None: all.
         prefix_BT: bool, whether a token is seen by all of its document, also by those before it; None: none is.
+        full: all tokens are (encoders).
+        sources_BS: documents of the keys, where they are another text's than the queries (cross-attention).
     """
 
     positions_BT: Tensor  # noqa: N815
@@ -28,22 +31,37 @@ class Mask(NamedTuple):
     branches_BT: Tensor | None = None  # noqa: N815
     window: int | None = None
     prefix_BT: Tensor | None = None  # noqa: N815
+    full: bool = False
+    sources_BS: Tensor | None = None  # noqa: N815
 
     def __call__(self, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Bool, of the indices' common shape."""
         del head
-        seen = key <= query
+        seen = (key >= 0) & (query >= 0) if self.full else key <= query
         if self.prefix_BT is not None:
             seen = seen | self.prefix_BT[row, key]
         if self.documents_BT is not None:
-            seen = seen & (self.documents_BT[row, query] == self.documents_BT[row, key])
+            theirs = self.documents_BT if self.sources_BS is None else self.sources_BS
+            seen = seen & (self.documents_BT[row, query] == theirs[row, key])
         if self.branches_BT is not None:
-            theirs = self.branches_BT[row, key]
-            seen = seen & ((theirs == 0) | (theirs == self.branches_BT[row, query]))
+            branch = self.branches_BT[row, key]
+            seen = seen & ((branch == 0) | (branch == self.branches_BT[row, query]))
         if self.window is not None:
             first = row if len(self.positions_BT) > 1 else torch.zeros_like(row)
             seen = seen & (self.positions_BT[first, query] - self.positions_BT[first, key] < self.window)
         return seen
+
+
+def blocks(mask: Mask, rows: int, queries: int, keys: int) -> BlockMask:
+    """The mask as FlexAttention takes it: which blocks of pairs are hidden, seen, or looked at one by one."""
+    return create_block_mask(
+        lambda row, head, query, key: mask(row, head, query, key),
+        B=rows,
+        H=None,
+        Q_LEN=queries,
+        KV_LEN=keys,
+        device=mask.positions_BT.device,
+    )
 
 
 def dense(mask: Mask, rows: int, queries: int, keys: int) -> Tensor:

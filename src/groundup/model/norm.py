@@ -9,7 +9,42 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from groundup.model.config import Decoder as Config
+    from groundup.model.options import Transformer as Config
+
+
+def norm(config: Config, width: int) -> nn.Module:
+    """The norm that a config asks for, of vectors of so many channels."""
+    if config.norm == "none":
+        return nn.Identity()
+    return BatchNorm(config, width) if config.norm == "batch" else Norm(config, width)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm (Ioffe & Szegedy 2015): each channel over all positions of a micro-batch, later by running means.
+
+    Statistics are taken in fp32 at least; the result has the input's dtype.
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.register_parameter("weight", nn.Parameter(torch.ones(width)) if config.gain else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(width)) if config.bias else None)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Normalised vectors of the same shape; in training the running means take up a tenth of the batch's."""
+        flat_ND = x_BTD.flatten(0, -2).to(torch.promote_types(x_BTD.dtype, torch.float32))
+        normed = functional.batch_norm(
+            flat_ND, self.mean, self.variance, self.weight, self.bias, self.training, momentum=0.1, eps=self.eps
+        )
+        return normed.view_as(x_BTD).to(x_BTD.dtype)
 
 
 class Norm(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from groundup.model.linear import Linear
 
 if TYPE_CHECKING:
-    from groundup.model.config import Decoder as Config
+    from groundup.model.options import Transformer as Config
 
 LONGEST = 10_000.0
 """Longest wavelength / 2 pi of sinusoids (Vaswani et al. 2017, section 3.5)."""
@@ -102,6 +102,7 @@ class Relative(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.width, self.heads, self.channels = config.width, config.heads, config.channels
+        self.ahead = config.mask != "causal"
         self.project = Linear(config.width, self.heads * self.channels, bias=False)
         self.content_bias = nn.Parameter(torch.empty(self.heads * self.channels))
         self.position_bias = nn.Parameter(torch.empty(self.heads * self.channels))
@@ -115,13 +116,46 @@ class Relative(nn.Module):
 
         Args:
             query_BTHC: queries.
-            distances: from each key forward to the query, (T, S) or (B, T, S); behind the query they do not matter.
+            distances: from each key forward to the query, (T, S) or (B, T, S); of keys that are never seen, behind
+                the query, they do not matter.
         """
         farthest = distances.shape[-1]
-        reach = torch.arange(farthest, device=query_BTHC.device)
+        first = 1 - farthest if self.ahead else 0
+        reach = torch.arange(first, farthest, device=query_BTHC.device)
         table = self.project(sinusoids(reach, self.width, query_BTHC.dtype, interleaved=False))
         biased = query_BTHC + self.position_bias.view(self.heads, self.channels).to(query_BTHC.dtype)
-        by_distance = torch.einsum("bthc,lhc->bhtl", biased, table.view(farthest, self.heads, self.channels))
-        index = distances.clamp(0, farthest - 1)
+        by_distance = torch.einsum("bthc,lhc->bhtl", biased, table.view(len(reach), self.heads, self.channels))
+        index = distances.clamp(first, farthest - 1) - first
         index = index[None, None] if index.dim() == 2 else index[:, None]
         return by_distance.gather(3, index.expand(*by_distance.shape[:3], -1))
+
+
+class Buckets(nn.Module):
+    """What T5 adds to scores: a number of each head for the class of a distance (Raffel et al. 2020, section 2.1).
+
+    Half of the classes are a distance each, the others, up to the farthest, grow with its logarithm. Where a position
+    sees ahead, one half of the classes is for each direction.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.ahead, self.count, self.farthest = config.mask != "causal", config.buckets, config.farthest
+        self.weight = nn.Parameter(torch.empty(config.buckets, config.heads))
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """(T, S) or (B, T, S) distances, from each key forward to the query, to (1 or B, H, T, S)."""
+        bias_TSH = self.weight[self.classes(distances)]
+        return bias_TSH.movedim(-1, -3)[None] if distances.dim() == 2 else bias_TSH.movedim(-1, -3)
+
+    def classes(self, distances: Tensor) -> Tensor:
+        """The class of each distance, of the same shape."""
+        count, first = self.count, torch.zeros_like(distances)
+        if self.ahead:
+            count //= 2
+            first = (distances < 0) * count
+            distances = distances.abs()
+        distances, near = distances.clamp(min=0), count // 2
+        # In fp32 as in the authors' code: rounding decides the class where a logarithm is whole.
+        share = (distances.clamp(min=1).float() / near).log() / math.log(self.farthest / near)
+        far = (near + (share * (count - near)).long()).clamp(max=count - 1)
+        return first + torch.where(distances < near, distances, far)

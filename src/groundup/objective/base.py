@@ -122,7 +122,7 @@ class Objective(lightning.LightningModule):
     @property
     def flops_per_token(self) -> float:
         """Model FLOPs a training token costs, forward and backward (PaLM, appendix B)."""
-        return float(sum(config.flops_per_token() for config in self.net_configs.values()))
+        return float(sum(self._flops(config) for config in self.net_configs.values()))
 
     # Lightning's hooks
 
@@ -215,14 +215,17 @@ class Objective(lightning.LightningModule):
 
     # Parts
 
+    def take(self, folder: Path) -> None:
+        """The finished weights of a run folder, in the place of what is to be built."""
+        self.nets["model"] = load(folder)
+
     def score(self, batch: Batch) -> Tensor:
         """Negative log-likelihood in nats of each target, zero where masked: (B, T)."""
-        return cast(Tensor, self.nets["model"](*self.shown(batch)))
+        return cast(Tensor, self.nets["model"](**self.shown(batch)))
 
-    def shown(self, batch: Batch) -> tuple[Tensor | None, ...]:
-        """What the net reads of a micro-batch, in the order of its arguments."""
-        always = (batch.tokens_BT, batch.targets_BT, batch.documents_BT, batch.positions_BT)
-        return always if batch.prefix_BT is None else (*always, batch.prefix_BT)
+    def shown(self, batch: Batch) -> dict[str, Tensor]:
+        """What the net reads of a micro-batch, by the names of its arguments."""
+        return batch.there()
 
     def autocast(self) -> torch.autocast:
         """The forward pass's precision; backward and update stay outside, in the dtypes forward left them."""
@@ -248,6 +251,13 @@ class Objective(lightning.LightningModule):
         """The parameters that receive gradients."""
         return [parameter for parameter in self.nets.parameters() if parameter.requires_grad]
 
+    def _flops(self, model: Any) -> float:
+        if getattr(model, "kind", None) != "encoder_decoder":
+            return float(model.flops_per_token())
+        context = model.closed()[1]
+        read, written = self.config.widths(model, context)
+        return float(model.flops_per_token(read / context, written / context))
+
     def _clip(self, strategy: Stepping) -> Tensor:
         parameters = self.trainable()
         norm = strategy.gradient_norm(parameters)
@@ -260,5 +270,9 @@ class Objective(lightning.LightningModule):
         if self.tokenizer is None:
             return kept.sum().double()
         if self._bytes is None:
-            self._bytes = torch.from_numpy(self.tokenizer.byte_lengths()).to(targets_BT.device)
+            lengths = torch.from_numpy(self.tokenizer.byte_lengths())
+            vocabulary = max(config.closed()[0] for config in self.net_configs.values())
+            # Ids behind the tokenizer's, masks and sentinels, stand for no text.
+            more = lengths.new_zeros(max(0, vocabulary - len(lengths)))
+            self._bytes = torch.cat((lengths, more)).to(targets_BT.device)
         return self._bytes[targets_BT.clamp(min=0)].masked_fill(~kept, 0).sum().double()

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
+from groundup.model.task import TASKS, Task
 
 if TYPE_CHECKING:
+    from groundup.data.counts import Corruption
+    from groundup.data.pieces import Pieces
     from groundup.data.view import View
     from groundup.objective.base import Objective, Setting
 
 group("objective", "what is minimised, and how its gradient is bounded")
+
+MASK_ID = "the mask's id, where the tokenizer has one; null: one more behind the tokenizer's"
+FIRST_SENTINEL = (
+    "the first sentinel's id, where the tokenizer has them; the others count down from it; null: ids behind the "
+    "tokenizer's, the first one last"
+)
 
 
 @schema("objective", "pretrain")
@@ -27,20 +36,39 @@ class Pretrain:
         0.001, "with model.experts: weight of their routers' z-loss (Zoph et al. 2022)", at_least=0
     )
 
+    @property
+    def extra_ids(self) -> int:
+        """Ids that are needed behind the tokenizer's."""
+        return 0
+
     def check(self, model: Any) -> None:
         """Whether a network of this config can be trained so.
 
         Raises:
             ConfigError: it cannot.
         """
-        if getattr(model, "mask", "causal") != "causal":
-            raise ConfigError(
-                f"model.mask={model.mask}", "is not what objective=pretrain trains", "set objective=prefix"
-            )
+        if _two_stacks(model):
+            where, instead = f"model.kind={model.kind}", "span, denoise, ul2 or prefix"
+        elif (mask := getattr(model, "mask", "causal")) != "causal":
+            where, instead = f"model.mask={mask}", "masked" if mask == "full" else "prefix"
+        else:
+            return
+        raise ConfigError(where, "is not what objective=pretrain trains", f"set objective={instead}")
 
-    def view(self, seed: int) -> View | None:
-        """What is shown of the text; None: each token's successor is predicted."""
-        del seed
+    def widths(self, model: Any, context: int) -> tuple[int, int]:
+        """Positions that are made of a window of `context` tokens: an encoder's that a decoder looks at, and others."""
+        del model
+        return 0, context
+
+    def view(self, seed: int, tokenizer: Pieces, model: Any) -> View | None:
+        """What is shown of the text; None: each token's successor is predicted.
+
+        Args:
+            seed: of the run.
+            tokenizer: of the text.
+            model: config of the network that reads it.
+        """
+        del seed, tokenizer, model
         return None
 
     def build(self, model: Any, optimizer: Any, schedule: Any, setting: Setting) -> Objective:
@@ -54,22 +82,278 @@ class Pretrain:
 class Prefix(Pretrain):
     """Predict the next token behind a part of each window that is given, and seen as a whole (prefix LM).
 
-    Raffel et al. 2020, section 3.2.3; Dong et al. 2019, UniLM, whose sequence-to-sequence mask is the same.
+    Raffel et al. 2020, section 3.2.3; Dong et al. 2019, UniLM, whose sequence-to-sequence mask is the same. An
+    encoder-decoder's encoder reads what is given.
     """
 
     def check(self, model: Any) -> None:
-        """Whether a network of this config can be trained so.
-
-        Raises:
-            ConfigError: it cannot.
-        """
-        if getattr(model, "mask", "causal") != "prefix":
+        """As for `Pretrain`."""
+        if not _two_stacks(model) and getattr(model, "mask", "causal") != "prefix":
             raise ConfigError(
-                "objective=prefix", "trains a network that sees ahead in what is given", "set model.mask=prefix"
+                "objective=prefix",
+                "trains a network that sees ahead in what is given",
+                "set model.mask=prefix" if getattr(model, "mask", "causal") == "causal" else "set model=decoder",
             )
 
-    def view(self, seed: int) -> View | None:
+    def widths(self, model: Any, context: int) -> tuple[int, int]:
+        """As for `Pretrain`."""
+        return context if _two_stacks(model) else 0, context
+
+    def view(self, seed: int, tokenizer: Pieces, model: Any) -> View | None:
         """Windows of which a part is given."""
+        from groundup.data.continuation import Continuation
         from groundup.data.view import Split
 
-        return Split(seed)
+        split = Split(seed)
+        return Continuation(split, tokenizer.end, model.start) if _two_stacks(model) else split
+
+
+@schema("objective", "masked")
+class Masked(Pretrain):
+    """Tell the tokens that are hidden from all around them (masked language modelling; Devlin et al. 2019, BERT)."""
+
+    share: float = option(0.15, "of the tokens that is predicted", above=0, below=1)
+    masked: float = option(0.8, "of these, the share that the mask stands for", at_least=0, at_most=1)
+    random: float = option(0.1, "of these, the share that a random token stands for", at_least=0, at_most=1)
+    whole_words: bool = option(False, "hide whole words, which whitespace parts (Cui et al. 2019)")
+    mask_id: int | None = option(None, MASK_ID, at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.masked + self.random > 1 + 1e-9:
+            raise ConfigError(
+                f"random={self.random}",
+                f"and masked={self.masked} are more than all that is predicted",
+                f"set it to at most {1 - self.masked:.4g}",
+            )
+
+    @property
+    def extra_ids(self) -> int:
+        """The mask, unless the tokenizer has one."""
+        return int(self.mask_id is None)
+
+    def check(self, model: Any) -> None:
+        """As for `Pretrain`."""
+        if getattr(model, "mask", "causal") != "full":
+            raise ConfigError("objective=masked", "trains a network that sees the whole text", "set model=encoder")
+        _expect_id("mask_id", self.mask_id, model)
+
+    def view(self, seed: int, tokenizer: Pieces, model: Any) -> View | None:
+        """Windows with tokens hidden."""
+        from groundup.data import masking
+        from groundup.data.pieces import words
+
+        del model
+        return masking.Masked(
+            seed=seed,
+            share=self.share,
+            masked=self.masked,
+            random=self.random,
+            mask=tokenizer.vocabulary if self.mask_id is None else self.mask_id,
+            vocabulary=tokenizer.vocabulary,
+            end=tokenizer.end,
+            words=words(tokenizer) if self.whole_words else None,
+        )
+
+
+@schema("objective", "span")
+class Span(Pretrain):
+    """Write spans that are hidden behind sentinels (span corruption; Raffel et al. 2020, T5, section 3.1.4)."""
+
+    share: float = option(0.15, "of the tokens that is hidden", above=0, below=1)
+    mean: float = option(3.0, "tokens of a hidden span on average", at_least=1)
+    sentinels: int = option(100, "ids that stand for spans; there are no more spans in a window", at_least=1)
+    first_sentinel: int | None = option(None, FIRST_SENTINEL, at_least=0)
+
+    def __post_init__(self) -> None:
+        _expect_sentinels(self.first_sentinel, self.sentinels)
+
+    @property
+    def extra_ids(self) -> int:
+        """The sentinels, unless the tokenizer has them."""
+        return self.sentinels if self.first_sentinel is None else 0
+
+    def check(self, model: Any) -> None:
+        """As for `Pretrain`."""
+        _expect_two_stacks("span", model)
+        _expect_id("first_sentinel", self.first_sentinel, model)
+
+    def widths(self, model: Any, context: int) -> tuple[int, int]:
+        """As for `Pretrain`."""
+        del model
+        return self._corruption().widths(context)
+
+    def view(self, seed: int, tokenizer: Pieces, model: Any) -> View | None:
+        """Windows with spans hidden."""
+        from groundup.data.spans import Spans
+
+        first = tokenizer.vocabulary + self.sentinels - 1 if self.first_sentinel is None else self.first_sentinel
+        return Spans(seed, self._corruption(), first, tokenizer.end, model.start)
+
+    def _corruption(self) -> Corruption:
+        from groundup.data.counts import Corruption
+
+        return Corruption(self.share, self.mean, self.sentinels)
+
+
+@schema("objective", "denoise")
+class Denoise(Pretrain):
+    """Write the text again from one with spans hidden and sentences in another order (Lewis et al. 2020, BART)."""
+
+    share: float = option(0.3, "of the tokens that is hidden", above=0, below=1)
+    mean: float = option(3.0, "tokens of a hidden span on average, by Poisson's law", above=0)
+    permute: bool = option(True, "put the sentences of each document in a random order")
+    mask_id: int | None = option(None, MASK_ID, at_least=0)
+
+    @property
+    def extra_ids(self) -> int:
+        """The mask, unless the tokenizer has one."""
+        return int(self.mask_id is None)
+
+    def check(self, model: Any) -> None:
+        """As for `Pretrain`."""
+        _expect_two_stacks("denoise", model)
+        _expect_id("mask_id", self.mask_id, model)
+
+    def widths(self, model: Any, context: int) -> tuple[int, int]:
+        """As for `Pretrain`."""
+        del model
+        return context, context
+
+    def view(self, seed: int, tokenizer: Pieces, model: Any) -> View | None:
+        """Windows with noise."""
+        from groundup.data import denoising
+        from groundup.data.pieces import sentence_ends
+
+        return denoising.Denoise(
+            seed=seed,
+            share=self.share,
+            mean=self.mean,
+            mask=tokenizer.vocabulary if self.mask_id is None else self.mask_id,
+            end=tokenizer.end,
+            sentence_ends=sentence_ends(tokenizer) if self.permute else None,
+            start=model.start,
+        )
+
+
+@schema("objective", "ul2")
+class Ul2(Pretrain):
+    """Write what one of seven denoisers hides, whose mode the source names (mixture of denoisers; Tay et al. 2022)."""
+
+    sentinels: int = option(100, "ids that stand for spans; there are no more spans in a window", at_least=1)
+    first_sentinel: int | None = option(None, FIRST_SENTINEL, at_least=0)
+
+    def __post_init__(self) -> None:
+        _expect_sentinels(self.first_sentinel, self.sentinels)
+
+    @property
+    def extra_ids(self) -> int:
+        """The sentinels, unless the tokenizer has them, and the modes R, S and X."""
+        from groundup.data.counts import MODES
+
+        return (self.sentinels if self.first_sentinel is None else 0) + len(MODES)
+
+    def check(self, model: Any) -> None:
+        """As for `Pretrain`."""
+        _expect_two_stacks("ul2", model)
+        _expect_id("first_sentinel", self.first_sentinel, model)
+
+    def widths(self, model: Any, context: int) -> tuple[int, int]:
+        """As for `Pretrain`."""
+        from groundup.data.counts import mixed_widths
+
+        del model
+        return mixed_widths([corruption for _, corruption in self._denoisers()], context)
+
+    def view(self, seed: int, tokenizer: Pieces, model: Any) -> View | None:
+        """Windows hidden by one denoiser each."""
+        from groundup.data.counts import MODES
+        from groundup.data.spans import Mixture, Spans
+
+        first = tokenizer.vocabulary + self.sentinels - 1 if self.first_sentinel is None else self.first_sentinel
+        behind = tokenizer.vocabulary + self.extra_ids - len(MODES)
+        ids = {mode: behind + number for number, mode in enumerate(MODES)}
+        return Mixture(
+            seed=seed,
+            spans=tuple(Spans(seed, corruption, first, tokenizer.end) for _, corruption in self._denoisers()),
+            modes=tuple(ids[mode] for mode, _ in self._denoisers()),
+            last_part=ids["S"],
+            end=tokenizer.end,
+            start=model.start,
+        )
+
+    def _denoisers(self) -> list[tuple[str, Corruption]]:
+        """Mode and corruption of those that hide spans."""
+        from groundup.data.counts import DENOISERS, Corruption
+
+        return [(mode, Corruption(share, mean, self.sentinels)) for mode, mean, share in DENOISERS]
+
+
+@schema("objective", "finetune")
+class Finetune:
+    """Answer a question about labelled examples, by a small head (Radford et al. 2018; Devlin et al. 2019)."""
+
+    task: str = option("classification", "what an example is asked: its class, a score, or a span", choices=TASKS)
+    clip: float | None = option(1.0, "largest norm of the whole gradient; larger ones are scaled down to it", above=0)
+    dropout: float = option(0.1, "share of what the head reads that is dropped", at_least=0, below=1)
+    answer_tokens: int = option(30, "span: tokens of the longest answer that is given", at_least=1)
+    classes: list[str] = option([], "names of the classes; filled in from the data")
+    mean: float = option(0.0, "of the scores; filled in from the data")
+    deviation: float = option(1.0, "of the scores, their standard deviation; filled in from the data", above=0)
+
+    def check(self, model: Any) -> None:
+        """As for `Pretrain`."""
+        if getattr(model, "kind", None) not in ("encoder", "decoder", "encoder_decoder"):
+            what = "is a network whose stream no head can read"
+            raise ConfigError(f"model={model.kind}", what, "set model=encoder, decoder or encoder_decoder")
+
+    def widths(self, model: Any, context: int) -> tuple[int, int]:
+        """As for `Pretrain`: the decoder of an encoder-decoder reads what its encoder reads."""
+        return context if _two_stacks(model) else 0, context
+
+    def head(self, model: Any) -> Task:
+        """The config of the head on a network of this config."""
+        return Task(
+            task=self.task,
+            width=model.embedded,
+            classes=list(self.classes),
+            mean=self.mean,
+            deviation=self.deviation,
+            first=model.kind == "encoder",
+            dropout=self.dropout,
+        )
+
+    def build(self, model: Any, optimizer: Any, schedule: Any, setting: Setting) -> Objective:
+        """The LightningModule that trains `model` (a config of the model group) and the head of the task."""
+        from groundup.objective import finetune
+
+        return finetune.Finetune(self, model, optimizer, schedule, setting)
+
+
+def _two_stacks(model: Any) -> bool:
+    return getattr(model, "kind", None) == "encoder_decoder"
+
+
+def _expect_two_stacks(kind: str, model: Any) -> None:
+    if not _two_stacks(model):
+        what = "trains a network that reads a source and writes a target"
+        raise ConfigError(f"objective={kind}", what, "set model=encoder_decoder")
+
+
+def _expect_id(name: str, value: int | None, model: Any) -> None:
+    """An id that is named must be one of the network's, whose vocabulary is filled in by now."""
+    if value is not None and model.vocabulary is not None and value >= model.vocabulary:
+        raise ConfigError(
+            f"objective.{name}={value}",
+            f"is no id of a network with model.vocabulary={model.vocabulary}",
+            "give one that the tokenizer has, or null for ids of its own",
+        )
+
+
+def _expect_sentinels(first: int | None, sentinels: int) -> None:
+    """Sentinels count down from the first, and ids from 0."""
+    if first is not None and first < sentinels - 1:
+        raise ConfigError(
+            f"first_sentinel={first}",
+            f"leaves no room for sentinels={sentinels}, which count down from it",
+            f"give the largest of their ids, or at most sentinels={first + 1}",
+        )

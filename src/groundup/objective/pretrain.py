@@ -1,4 +1,4 @@
-"""Causal language modelling: the next token at every position."""
+"""Maximum likelihood of the targets that a view shows, the next token at every position or others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from groundup.objective.config import Pretrain as Config
 
 
 class Pretrain(Objective):
-    """Maximum likelihood of each next token, optionally with z-loss, and with those of experts where there are any."""
+    """Maximum likelihood of each target, optionally with z-loss, and with the losses of experts where there are any."""
 
     config: Config
 
@@ -29,7 +29,7 @@ class Pretrain(Objective):
         asked = {"with_log_z": bool(self.config.z_loss), "with_routing": bool(getattr(net, "routes", False))}
         if not any(asked.values()):
             return self.score(batch), None, None
-        nll_BT, *rest = net(*self.shown(batch), **{name: True for name, wanted in asked.items() if wanted})
+        nll_BT, *rest = net(**self.shown(batch), **{name: True for name, wanted in asked.items() if wanted})
         log_z_BT = rest.pop(0) if asked["with_log_z"] else None
         return nll_BT, log_z_BT, rest.pop() if rest else None
 

@@ -173,7 +173,7 @@ def _validate(opened: Opened, asked: Asked, data: Shards | None, folder: Path, k
     module.nets["model"] = opened.net
     evaluation = _evaluation(asked, keep)
     if data is not None and sources:
-        view = view_of(opened.objective, opened.seed)
+        view = view_of(opened.objective, opened.seed, opened.tokenizer, opened.model)
         text = StreamModule(data, opened.seed, opened.progress, 0, ranks.rank(), ranks.world(), view)
         trainer = build_trainer(asked, [evaluation] if evaluation else [], [], folder, held_out=True)
         trainer.validate(module, datamodule=text, verbose=False)

@@ -22,10 +22,9 @@ from groundup.core.config import from_dict
 from groundup.core.errors import CheckpointError
 from groundup.core.files import read_json
 from groundup.core.progress import Progress
-from groundup.data.module import StreamModule
+from groundup.data.module import StepModule
 from groundup.data.opening import storage_of, tokenizer_folder
-from groundup.data.view import view_of
-from groundup.model.load import load
+from groundup.data.view import View, view_of
 from groundup.objective.base import Objective, Setting
 from groundup.shard.manifest import Manifest
 from groundup.tokenizer.load import load as load_tokenizer
@@ -33,7 +32,7 @@ from groundup.trainer import logger_config
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
 from groundup.trainer.device import device_of
-from groundup.trainer.export import export
+from groundup.trainer.export import export, export_head
 from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Segment
 
@@ -64,7 +63,7 @@ class Outcome:
 
     Attributes:
         progress: the clock where it stopped.
-        held_out: bits per byte by source at the end, empty if it stopped early.
+        held_out: bits per byte by source at the end, or measures on examples; empty if it stopped early.
         seconds: wall-clock time of the fits, compilation included.
     """
 
@@ -151,6 +150,11 @@ def _setting(recipe: Recipe, folder: Path, first: Progress, total: Progress) -> 
     )
 
 
+def _view(effective: Recipe, setting: Setting) -> View | None:
+    assert setting.tokenizer is not None
+    return view_of(effective.objective, effective.seed, setting.tokenizer, effective.model)
+
+
 def _build(
     recipe: Recipe,
     folder: Path,
@@ -159,12 +163,12 @@ def _build(
     clock: Progress,
     last: int,
     source: Path | None,
-) -> tuple[Objective, lightning.Trainer, StreamModule]:
+) -> tuple[Objective, lightning.Trainer, StepModule]:
     effective = segment_list.apply(recipe, segments[number].set)
     setting = _setting(effective, folder, clock, _era_end(segments, number))
     module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
-    view = view_of(effective.objective, effective.seed)
-    data = StreamModule(effective.data, effective.seed, clock, last - clock.steps, ranks.rank(), ranks.world(), view)
+    view = _view(effective, setting)
+    data = effective.data.build(effective.seed, clock, last - clock.steps, ranks.rank(), ranks.world(), view)
     callbacks = callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})
     for callback in callbacks:
         if isinstance(callback, Checkpoint):
@@ -233,21 +237,15 @@ def _finish(
     effective = segment_list.apply(recipe, segments[-1].set)
     if ranks.rank() == 0:
         export(source, effective.model, tokenizer_folder(storage_of(recipe.data)), folder)
-    module = effective.objective.build(
-        effective.model, effective.optimizer, effective.schedule, _setting(effective, folder, clock, segments[-1].last)
-    )
+        if hasattr(effective.objective, "head"):
+            export_head(source, effective.objective.head(effective.model), folder)
+    setting = _setting(effective, folder, clock, segments[-1].last)
+    module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
     trainer = build_trainer(recipe, [], [], folder, held_out=True)
     trainer.strategy.barrier()
-    module.nets["model"] = load(folder)
-    data = StreamModule(
-        effective.data,
-        effective.seed,
-        clock,
-        0,
-        ranks.rank(),
-        ranks.world(),
-        view_of(effective.objective, effective.seed),
-    )
+    module.take(folder)
+    view = _view(effective, setting)
+    data = effective.data.build(effective.seed, clock, 0, ranks.rank(), ranks.world(), view)
     trainer.validate(module, datamodule=data, verbose=False)
     held_out: dict[str, float] = module.validation
     return held_out

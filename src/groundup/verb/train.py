@@ -30,7 +30,7 @@ from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
 from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Change, Segment
-from groundup.verb import text
+from groundup.verb import examples, text
 
 
 @schema("verb", "train")
@@ -70,34 +70,22 @@ class Train:
             raise ConfigError(f"sweep.study={self.sweep.study}", "is a search, not a run", "add --multirun")
         self._begin()
         manifest = self.data.check()
+        if self.data.kind == "examples":
+            examples.fill_in(self.data, self.objective, manifest)
+            self.tokens = self.data.length(manifest) or self.tokens
         self._check_beginning(manifest)
-        if self.model.vocabulary is None:
-            self.model.vocabulary = manifest.tokenizer.vocabulary
-        elif self.model.vocabulary < manifest.tokenizer.vocabulary:
-            raise ConfigError(
-                f"model.vocabulary={self.model.vocabulary}",
-                f"the shards in {self.data.path} need {manifest.tokenizer.vocabulary}",
-                f"leave it out or set it to at least {manifest.tokenizer.vocabulary}",
-            )
-        if self.model.context is None:
-            self.model.context = self.data.context
-        elif self.model.context < self.data.context:
-            raise ConfigError(
-                f"data.context={self.data.context}",
-                f"is longer than model.context={self.model.context}",
-                "shorten data.context or lengthen model.context",
-            )
-        if hasattr(self.objective, "check"):  # a plugin's need not have any
-            self.objective.check(self.model)
+        self._check_objective(manifest, self.objective)
         if getattr(self.model, "mup_base", None) is not None and self.optimizer.kind == "sgd":
             raise ConfigError(
                 "optimizer=sgd",
                 "moves weights otherwise than model.mup_base allows for",
                 "choose adamw, lion or adafactor",
             )
+        self._check_batch_norm()
         plan = self.plan()
         for segment in plan:
             effective = segment_list.apply(self, segment.set)
+            self._check_objective(manifest, effective.objective)
             try:
                 effective.schedule.check(plan[-1].last)
             except ConfigError as error:
@@ -113,7 +101,46 @@ class Train:
         keep_freed_memory()  # before torch is imported
         from groundup.trainer.device import device_of
 
-        device_of(self.trainer)
+        accelerator, _ = device_of(self.trainer)
+        if accelerator == "cpu" and getattr(self.model, "kernel", "sdpa") == "flex":
+            raise ConfigError("model.kernel=flex", "computes no gradients on a CPU", "set model.kernel=sdpa")
+
+    def _check_batch_norm(self) -> None:
+        """Statistics of a micro-batch are those of the step only where there is one, on one rank."""
+        if getattr(self.model, "norm", None) == "batch" and (self.data.samples > self.data.rows or ranks.world() > 1):
+            raise ConfigError(
+                "model.norm=batch",
+                f"depends on how a step of {self.data.samples} windows is cut into micro-batches and ranks",
+                f"set data.micro_batch={self.data.samples} on one rank, or model.norm=layer",
+            )
+
+    def _check_objective(self, manifest: Manifest, objective: Any) -> None:
+        """The network must suit the objective, with room for its ids and positions; what is open is filled in."""
+        extra = getattr(objective, "extra_ids", 0)  # a plugin's need not have any, nor what is asked for below
+        vocabulary = manifest.tokenizer.vocabulary + extra
+        if self.model.vocabulary is None:
+            self.model.vocabulary = vocabulary
+        elif self.model.vocabulary < vocabulary:
+            more = f" and objective={objective.kind} {extra} more" if extra else ""
+            raise ConfigError(
+                f"model.vocabulary={self.model.vocabulary}",
+                f"the shards in {self.data.path} need {manifest.tokenizer.vocabulary}{more}",
+                f"leave it out or set it to at least {vocabulary}",
+            )
+        context = self.data.context
+        if hasattr(objective, "widths"):
+            context = max(context, *objective.widths(self.model, context))
+        if self.model.context is None:
+            self.model.context = context
+        elif self.model.context < context:
+            made = "" if context == self.data.context else f", of which objective={objective.kind} makes {context}"
+            raise ConfigError(
+                f"data.context={self.data.context}{made}",
+                f"is longer than model.context={self.model.context}",
+                "shorten data.context or lengthen model.context",
+            )
+        if hasattr(objective, "check"):
+            objective.check(self.model)
 
     def _begin(self) -> None:
         """Take the shape of the network whose weights are begun with, and prepare a text that stands for data."""
@@ -121,7 +148,12 @@ class Train:
             from groundup.interop.begin import beginning
 
             self.model = beginning(self.model, Path(self.runs) / "imported")
-        if text.is_text(self.data.path):
+        examples.check_fit(self.data, self.objective)
+        if not text.is_text(self.data.path):
+            return
+        if self.data.kind == "examples":
+            self.data.path = str(examples.prepared(self.data, self.objective.task, self._begun_with))
+        else:
             self.data.path = str(text.prepared(self.data.path, self._begun_with))
 
     @property

@@ -107,7 +107,7 @@ def schema(group_name: str, kind: str) -> Callable[[type[T]], type[T]]:
     """
 
     def register(cls: type[T]) -> type[T]:
-        own_check = cls.__dict__.get("__post_init__")
+        own_check = getattr(cls, "__post_init__", None)
 
         def check(self: Any) -> None:
             check_bounds(self)
