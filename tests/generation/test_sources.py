@@ -48,11 +48,8 @@ def test_unequal_sources_are_each_written_to_as_if_alone_and_read_whole(net: Any
 
 
 def test_what_is_written_may_outgrow_the_context(net: Any) -> None:
-    logits = []
     reader = Reader(net, [source([257 - 1, 5, 6], 256), [7, 256]], 20, start=1)
-    logits.append(reader.start())
-    for token in range(19):
-        logits.append(reader.add([token, token + 1]))
+    logits = [reader.start(), *(reader.add([token, token + 1]) for token in range(19))]
     rows = [[1, *range(19)], [1, *range(1, 20)]]
     for row, read in zip((0, 1), ([5, 6, 256], [7, 256]), strict=True):
         start = 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from groundup.model.config import Decoder
+from groundup.model.config import Decoder, Encoder, EncoderDecoder
 from groundup.model.load import save
 from groundup.tokenizer.byte import Bytes
 from groundup.tokenizer.config import BPE
@@ -38,9 +38,10 @@ def tokenizers(bpe: Tokenizer) -> dict[str, Tokenizer]:
 def made(tmp_path: Path) -> Callable[..., Path]:
     """A model folder as a finished run leaves it: every weight random, gains too."""
 
-    def make(tokenizer: Tokenizer, **parts: Any) -> Path:
+    def make(tokenizer: Tokenizer, kind: str = "decoder", **parts: Any) -> Path:
         shape = {"layers": 2, "width": 64, "heads": 4, "context": 48, "vocabulary": tokenizer.vocabulary}
-        config = Decoder(**{**shape, **parts})
+        kinds: dict[str, Any] = {"decoder": Decoder, "encoder": Encoder, "encoder_decoder": EncoderDecoder}
+        config = kinds[kind](**{**shape, **parts})
         torch.manual_seed(1)
         net = config.build()
         with torch.no_grad():

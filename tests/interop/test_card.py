@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -313,6 +315,47 @@ def test_the_front_matter_is_what_the_hub_reads(made: Make, tmp_path: Path) -> N
     loaded = hub.ModelCard.load(tmp_path / "hf" / "README.md")
     assert loaded.data.library_name == "transformers" and loaded.data.license is None
     assert loaded.text.lstrip().startswith("# run")
+
+
+ENCODER: dict[str, Any] = {"positions": "learned", "norm": "layer", "gain": True, "bias": True, "qk_norm": False}
+ENCODER |= {"norm_place": "post", "init": "gpt2", "activation": "gelu", "head_transform": True, "head_bias": True}
+T5: dict[str, Any] = {
+    "positions": "t5",
+    "embedding_norm": False,
+    "scaled_scores": False,
+    "qk_norm": False,
+    "gain": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("parts", "tag", "use", "limit"),
+    [
+        (
+            {**ENCODER, "kind": "encoder", "vocabulary": 258},
+            "fill-mask",
+            'filler = pipeline("fill-mask", model="hf")\nprint(filler("In the<mask>")',
+            "tells what is hidden in a text, and writes none",
+        ),
+        ({**ENCODER, "kind": "encoder"}, "fill-mask", "AutoModelForMaskedLM, AutoTokenizer", "writes none"),
+        ({**T5, "kind": "encoder_decoder"}, "text2text-generation", "AutoModelForSeq2SeqLM", "restores what is hidden"),
+    ],
+)
+def test_the_card_of_another_kind_says_how_it_is_used(
+    parts: dict[str, Any], tag: str, use: str, limit: str, made: Make, tmp_path: Path
+) -> None:
+    run = made(Bytes(), **parts)
+    kind = "masked" if parts["kind"] == "encoder" else "span"
+    atomic_json(run / "report.json", {**REPORT, "config": {**CONFIG, "objective": {"kind": kind, "first_sentinel": 0}}})
+    export(run, tmp_path / "hf")
+    found = sections(tmp_path / "hf")
+    assert f"pipeline_tag: {tag}\n" in found[""]
+    assert use in found["How to use"] and limit in found["Limits"]
+    program = found["How to use"].strip().removeprefix("```python\n").removesuffix("```")
+    pytest.importorskip("transformers", reason="the program asks for it")
+    with contextlib.chdir(tmp_path), contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(program, {})
+    assert said.getvalue().strip() or tag == "text2text-generation"
 
 
 def test_the_reports_written_here_are_such_as_runs_write(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def random_texts(count: int, seed: int = 0) -> list[str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_and_text_are_the_same(kind: str, tokenizers: dict[str, Tokenizer]) -> None:
     ours = tokenizers[kind]
-    library = Library.from_str(description(ours, "here")[0])
+    library = Library.from_str(description(ours, "here").text)
     library.encode_special_tokens = True
     code = inspect.getsource(groundup.verb.train)
     for text in [*AWKWARD, *topics.values(), code, *random_texts(2000)]:
@@ -61,7 +61,7 @@ def test_ids_and_text_are_the_same(kind: str, tokenizers: dict[str, Tokenizer]) 
 
 def test_the_piece_that_ends_a_document_stands_before_a_text(tokenizers: dict[str, Tokenizer]) -> None:
     for ours in tokenizers.values():
-        library = Library.from_str(description(ours, "here")[0])
+        library = Library.from_str(description(ours, "here").text)
         assert library.encode("the").ids == [ours.end, *ours.encode("the")]
         assert library.decode(library.encode("the").ids) == "the"
 
@@ -71,7 +71,7 @@ def test_the_end_may_have_any_name(name: str) -> None:
     pieces = list(dict.fromkeys([*byte_characters().values(), "th", name]))
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     ours = from_gpt2(vocabulary, ["t h"], "here", end=name)
-    library = Library.from_str(description(ours, "here")[0])
+    library = Library.from_str(description(ours, "here").text)
     assert library.encode("ah").ids == [ours.end, *ours.encode("ah")]
 
 
@@ -82,15 +82,37 @@ def test_the_library_of_those_who_get_it_reads_it(kind: str, tokenizers: dict[st
     from groundup.interop.tokenizer_json import settings
 
     ours = tokenizers[kind]
-    text, end = description(ours, "here")
-    atomic_write(tmp_path / "tokenizer.json", text)
-    atomic_json(tmp_path / "tokenizer_config.json", settings(end, 48))
+    described = description(ours, "here")
+    atomic_write(tmp_path / "tokenizer.json", described.text)
+    atomic_json(tmp_path / "tokenizer_config.json", settings(described, 48))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.model_max_length) == (ours.end, ours.end, 48)
     for text in [*AWKWARD, *random_texts(300, seed=1)]:
         ids = theirs(text, add_special_tokens=False)["input_ids"]
         assert ids == ours.encode(text)
         assert theirs.decode(ids) == ours.decode(ids)
+
+
+def test_byt5s_tokenizer_is_known_without_a_file(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers judges what is imported")
+    from groundup.interop.folder import export, import_
+    from groundup.tokenizer.load import load
+
+    theirs = transformers.ByT5Tokenizer()
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=384, **sizes, pad_token_id=0, eos_token_id=1)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "hf")
+    theirs.save_pretrained(tmp_path / "hf")
+    import_(tmp_path / "hf", tmp_path / "run")
+    ours = load(tmp_path / "run" / "tokenizer")
+    assert (ours.vocabulary, ours.end) == (259, theirs.eos_token_id)
+    for text in [*AWKWARD[4:], *random_texts(100)]:
+        if "</s>" not in text:  # a special piece there, text here
+            assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.decode(ours.encode(text)) == text
+    export(tmp_path / "run", tmp_path / "again")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again("né")["input_ids"] == theirs("né")["input_ids"]
 
 
 def test_somebody_elses_sentencepiece_is_refused(bpe: Tokenizer) -> None:

@@ -166,6 +166,20 @@ def test_likelihoods_are_those_of_the_logits(net: Any) -> None:
     torch.testing.assert_close(net(tokens, targets, source_BS=source), expected, rtol=1e-9, atol=1e-9)
 
 
+def test_likelihoods_beside_sources_of_unequal_length_are_those_of_each_alone(net: Any) -> None:
+    tokens, source, counts = draw(), draw(length=12, seed=1), [12, 5]
+    targets = torch.full_like(tokens, -100)
+    targets[0, [2, 9, 10]], targets[1, 4:13] = tokens[0, [3, 10, 11]], tokens[1, 5:14]
+    nll, greedy = net.likelihoods(tokens, targets, source, torch.tensor(counts))
+    expected = []
+    for row, length in enumerate(counts):
+        logits = net(tokens[row : row + 1], source_BS=source[row : row + 1, :length])[0].float()
+        has = targets[row] >= 0
+        expected.append(functional.cross_entropy(logits[has], targets[row, has], reduction="none"))
+        assert torch.equal(greedy[:3] if row == 0 else greedy[3:], logits[has].argmax(dim=-1) == targets[row, has])
+    torch.testing.assert_close(nll, torch.cat(expected), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_bf16_autocast_stays_near_fp32_and_every_parameter_gets_a_gradient(build: Build, name: str) -> None:
     net = build(torch.float32, kind="encoder_decoder", encoder_layers=3, **NETS[name])

@@ -43,14 +43,39 @@ KINDS = {
 """Overrides of the default run."""
 
 
+DEEP = ["model=encoder_decoder", "model.layers=12", "model.width=64", "model.heads=4", "model.hidden=256"]
+DEEP += ["model.positions=sinusoidal", "model.scaled_embedding=true", "model.activation=relu", "objective=denoise"]
+DEEP += ["model.qk_norm=false", "model.embedding_norm=false", "model.dropout=0.0", "data.context=128"]
+DEEP += ["optimizer=adamw", "optimizer.rate=1e-3", "schedule=linear", "schedule.warmup_steps=0"]
+BEGINNINGS = {
+    "t_fixup": ["model.norm=none", "model.init=t_fixup"],
+    "post_norm": [
+        "model.norm=layer",
+        "model.norm_place=post",
+        "model.gain=true",
+        "model.bias=true",
+        "model.init=fan_in",
+    ],
+}
+"""Twelve layers each way without warm-up (Huang et al. 2020), and how they begin."""
+SEEDS, DEEP_TOKENS = range(5), 819_200
+
+
 @functools.cache
-def place() -> Path:
+def place(tokenizer: str = "bpe") -> Path:
     """A folder with the shards of the embedded corpus."""
     folder = Path(tempfile.mkdtemp(prefix="groundup-proof-"))
-    subprocess.run(
-        [sys.executable, "prepare.py", f"path={folder}/data"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "prepare.py", f"path={folder}/data", f"tokenizer={tokenizer}"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return folder
+
+
+def trained(name: str, folder: Path, overrides: list[str]) -> Path | None:
+    """The folder of a run; None where it did not come to its end."""
+    train = [f"data.path={folder}/data", f"runs={folder}/runs", f"name={name}", "data.held_out_tokens=65536"]
+    train += ["callback=[checkpoint]", "trainer.validate_every=null", *overrides]
+    done = subprocess.run([sys.executable, "train.py", *train], cwd=ROOT, stdout=subprocess.DEVNULL)
+    return next((folder / "runs" / name).iterdir()) if done.returncode == 0 else None
 
 
 def bits(run: Path) -> tuple[float, float]:
@@ -58,7 +83,7 @@ def bits(run: Path) -> tuple[float, float]:
     opened = open_run(run, lambda line: print(line, file=sys.stderr))
     data = from_dict("data", segments.read(run)[0]["data"])
     view = opened.objective.view(opened.seed, opened.tokenizer, opened.model)
-    steps = TOKENS // data.batch_tokens
+    steps = opened.progress.steps
     stream = StreamModule(data, opened.seed, Progress(), steps, view=view)
     stream.setup("fit")
     vocabulary = opened.model.vocabulary
@@ -93,14 +118,32 @@ def worst_beside_a_bigram() -> tuple[float, int]:
     """Of several architectures, each trained for 1.2M tokens: the largest loss as a share of the bigram's."""
     shares = {}
     for kind, overrides in KINDS.items():
-        runs = place() / "runs"
-        train = [f"data.path={place()}/data", f"runs={runs}", f"name={kind}", f"tokens={TOKENS}"]
-        train += ["trainer.compile=false", "callback=[checkpoint]", "trainer.validate_every=null", "logger=none"]
-        train += ["data.held_out_tokens=65536", *overrides]
-        subprocess.run([sys.executable, "train.py", *train], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        (run,) = (runs / kind).iterdir()
+        run = trained(kind, place(), [f"tokens={TOKENS}", *overrides])
+        assert run is not None, kind
         bigram, own = bits(run)
         shares[kind] = own / bigram
         print(f"{kind}: {own:.3f} nats a token, bigram {bigram:.3f}", file=sys.stderr)
     assert not any(math.isnan(share) for share in shares.values())
     return max(shares.values()), len(shares)
+
+
+def below_the_bigram(beginning: str) -> tuple[float, int]:
+    """How many of five seeds of a deep encoder-decoder, which begins so, end below the bigram of their tokens."""
+    below = 0
+    for seed in SEEDS:
+        overrides = [f"tokens={DEEP_TOKENS}", f"seed={seed}", *DEEP, *BEGINNINGS[beginning]]
+        run = trained(f"{beginning}-{seed}", place("bytes"), overrides)
+        bigram, own = (math.nan, math.nan) if run is None else bits(run)
+        below += own < bigram
+        print(f"{beginning}, seed {seed}: {own:.3f} nats a byte, bigram {bigram:.3f}", file=sys.stderr)
+    return below, len(SEEDS)
+
+
+def t_fixup_below_the_bigram() -> tuple[float, int]:
+    """T-Fixup's network without norms."""
+    return below_the_bigram("t_fixup")
+
+
+def post_norm_below_the_bigram() -> tuple[float, int]:
+    """The same with norms behind the sums."""
+    return below_the_bigram("post_norm")

@@ -50,7 +50,7 @@ def place() -> Path:
 def trained(kind: str) -> Path:
     """The folder of a run of this kind."""
     runs = place() / "runs"
-    train = [f"data.path={place()}/data", f"runs={runs}", f"name={kind}", "trainer.compile=false"]
+    train = [f"data.path={place()}/data", f"runs={runs}", f"name={kind}"]
     train += ["callback=[checkpoint]", "trainer.validate_every=null", "data.held_out_tokens=65536", *KINDS[kind]]
     subprocess.run([sys.executable, "train.py", *train], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     (run,) = (runs / kind).iterdir()

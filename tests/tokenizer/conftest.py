@@ -1,12 +1,13 @@
 """What the tokenizer tests share: a small trained tokenizer, and the public models where they are at hand."""
 
+import json
 import os
 import sysconfig
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from groundup.tokenizer.config import BPE, Pretrained
 from groundup.tokenizer.protocol import Tokenizer
@@ -63,3 +64,21 @@ def byte_level_file(code: list[str], tmp_path_factory: pytest.TempPathFactory) -
 def byte_level(byte_level_file: Path) -> Tokenizer:
     """The tokenizer of that file."""
     return Pretrained(path=str(byte_level_file)).build(lambda: iter(()))
+
+
+@pytest.fixture(scope="session")
+def metaspace(code: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small tokenizer.json of Llama's kind: spaces as U+2581, one before the text, bytes for the rest."""
+    library = Library(models.BPE(unk_token="<unk>", byte_fallback=True))
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    library.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    library.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    library.train_from_iterator(code, trainers.BpeTrainer(vocab_size=900, special_tokens=specials, show_progress=False))
+    value = json.loads(library.to_str())
+    value["added_tokens"] = value["added_tokens"][:3]
+    path = tmp_path_factory.mktemp("metaspace") / "tokenizer.json"
+    path.write_text(json.dumps(value), "utf-8")
+    return path

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models
 
 from groundup.core.errors import ConfigError, DataError
 from groundup.tokenizer.config import Pretrained
@@ -122,24 +122,6 @@ def kind(character: str) -> str:
         return "Z"
     first = unicodedata.category(character)[0]
     return first if first in "LN" else "O"
-
-
-@pytest.fixture(scope="session")
-def metaspace(code: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small tokenizer.json of Llama's kind: spaces as U+2581, one before the text, bytes for the rest."""
-    library = Library(models.BPE(unk_token="<unk>", byte_fallback=True))
-    library.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    library.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
-    library.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    library.train_from_iterator(code, trainers.BpeTrainer(vocab_size=900, special_tokens=specials, show_progress=False))
-    value = json.loads(library.to_str())
-    value["added_tokens"] = value["added_tokens"][:3]
-    path = tmp_path_factory.mktemp("metaspace") / "tokenizer.json"
-    path.write_text(json.dumps(value), "utf-8")
-    return path
 
 
 def test_a_tokenizer_json_with_a_space_before_and_byte_fallback(metaspace: Path) -> None:

@@ -14,6 +14,7 @@ from groundup.callback import config
 from groundup.callback import tensors as files
 from groundup.callback.throughput import paused
 from groundup.core import checkpoint
+from groundup.core.bits import sought
 from groundup.core.config import to_dict
 from groundup.core.errors import CheckpointError
 from groundup.core.files import atomic_json, read_json
@@ -75,7 +76,7 @@ class Checkpoint(lightning.Callback):
         objective = cast(Objective, module)
         if trainer.state.fn != "fit":
             return
-        self.scores[objective.progress.steps] = objective.validation["all"]
+        self.scores[objective.progress.steps] = sought(objective.validation)
         if self._due(objective.progress.steps):
             self.save(trainer, objective)
 

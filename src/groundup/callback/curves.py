@@ -19,6 +19,9 @@ PICTURE = "curves.png"
 HELD_OUT = "held_out/"
 """Held-out bits per byte are logged under this and the name of their source."""
 
+EXAMPLES = "examples/"
+"""Measures on held-out examples are logged under this and their name."""
+
 
 class Curves(Callback):
     """Draws curves.png in the run folder, every so many steps and at the end."""
@@ -78,10 +81,16 @@ def panels_of(metrics: Mapping[str, Series]) -> list[Panel]:
     if len(held_out) == 2 and held_out[0].name == "all":
         del held_out[0]  # of a single source it says nothing more
     panels = []
+    examples = [
+        _line(name.removeprefix(EXAMPLES), series)
+        for name, series in metrics.items()
+        if name.startswith(EXAMPLES) and name != f"{EXAMPLES}count"
+    ]
     if "train/loss" in metrics:
-        panels.append(
-            Panel("training loss (nats per token)", [_line("loss", metrics["train/loss"])], smooth=True, trim=True)
-        )
+        title = f"training loss ({'per example' if examples else 'nats per token'})"
+        panels.append(Panel(title, [_line("loss", metrics["train/loss"])], smooth=True, trim=True))
+    if examples:
+        panels.append(Panel("held-out examples", examples))
     if held_out:
         panels.append(Panel("held-out bits per byte", held_out))
     if "train/gradient_norm" in metrics:

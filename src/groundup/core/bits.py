@@ -44,10 +44,18 @@ def bits_per_byte(nats: float, bytes: int) -> float:
 
 
 def told(figures: Mapping[str, float]) -> str:
-    """Bits per byte of all text and of each source, in a line."""
+    """Bits per byte of all text and of each source in a line; or, where there is no `all`, measures on examples."""
+    if "loss" in figures and "all" not in figures:
+        others = (f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items() if name != "count")
+        return f"held out: {', '.join(others)}  ({figures.get('count', 0):.0f} examples)"
     each = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "all")
     whole = f"{figures['all']:.4f}" if "all" in figures else "–"
     return f"held-out bits per byte {whole}" + (f"  ({each})" if each else "")
+
+
+def sought(figures: Mapping[str, float]) -> float:
+    """The figure that should become small: bits per byte of all text, or the loss on examples."""
+    return figures["all"] if "all" in figures else figures.get("loss", math.nan)
 
 
 def per_source(tallies: Mapping[str, Tally]) -> dict[str, float]:

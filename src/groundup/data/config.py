@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.config import group, option, schema
@@ -9,10 +10,12 @@ from groundup.core.errors import ConfigError
 from groundup.core.progress import Progress
 
 if TYPE_CHECKING:
+    from groundup.data.example_module import ExampleModule
     from groundup.data.module import StreamModule
+    from groundup.data.view import View
     from groundup.shard.manifest import Manifest
 
-group("data", "the text to train on: shards that prepare.py wrote, their mixture, and how steps are made of them")
+group("data", "what to train on: shards that prepare.py wrote, or labelled examples, and how steps are made of them")
 
 
 @schema("data", "shards")
@@ -49,15 +52,8 @@ class Shards:
     cache_gigabytes: float = option(64.0, "the most that the cache may hold", above=0, identity=False)
 
     def __post_init__(self) -> None:
-        if self.batch_tokens % self.context:
-            below = self.batch_tokens // self.context * self.context
-            fits = f"{below} or {below + self.context}" if below else f"{self.context}"
-            what = f"is no multiple of context={self.context}"
-            raise ConfigError(f"batch_tokens={self.batch_tokens}", what, f"set it to {fits}")
-        for item in self.skips:
-            if len(item) != 2 or not 0 <= item[0] < item[1]:
-                what = "is no range of sample indices"
-                raise ConfigError(f"skips={list(item)}", what, "write [first, end] with 0 <= first < end")
+        _check_multiple(self.batch_tokens, self.context)
+        _check_skips(self.skips)
 
     @property
     def samples(self) -> int:
@@ -90,7 +86,9 @@ class Shards:
 
         return held_out_names(manifest)
 
-    def build(self, seed: int, first: Progress, steps: int, rank: int = 0, world: int = 1) -> StreamModule:
+    def build(
+        self, seed: int, first: Progress, steps: int, rank: int = 0, world: int = 1, view: View | None = None
+    ) -> StreamModule:
         """The loaders of a segment: `steps` steps from `first` on, for one rank of `world`.
 
         Raises:
@@ -98,4 +96,115 @@ class Shards:
         """
         from groundup.data.module import StreamModule
 
-        return StreamModule(self, seed, first, steps, rank, world)
+        return StreamModule(self, seed, first, steps, rank, world, view)
+
+
+@schema("data", "examples")
+class Examples:
+    """Labelled examples, each epoch all of them in an order that is a function of the seed (objective=finetune)."""
+
+    path: str = option(
+        "train.jsonl", "file of JSON lines, plain, .gz or .zst; or the folder that one was prepared as", identity=False
+    )
+    held_out: str | None = option(None, "file of the examples to measure on; null: a share of path", identity=False)
+    held_out_share: float = option(
+        0.1, "of the examples that is measured on where there is no file of them", above=0, below=1, identity=False
+    )
+    tokenizer: str | None = option(
+        None, "folder of the tokenizer, or one that has it; null: that of model.init_from", identity=False
+    )
+    text: str = option("text", "field of the text; dots lead into inner objects", identity=False)
+    pair: str | None = option(None, "field of a second text: a hypothesis, or the question about text", identity=False)
+    label: str = option("label", "classification: field of the class, a string or a whole number", identity=False)
+    score: str = option("score", "regression: field of the number", identity=False)
+    start: str = option(
+        "start", "span: field of the character of text at which the answer begins; null or []: none", identity=False
+    )
+    end: str | None = option(None, "span: field of the character behind it; null: as long as answer", identity=False)
+    answer: str = option("answer", "span: field of the answer, a string, or a list of all that count", identity=False)
+    context: int = option(128, "tokens of a row, a text and its pair together; longer ones are cut", at_least=8)
+    batch_tokens: int = option(4096, "positions per optimizer step, over all ranks: examples x context", at_least=1)
+    micro_batch: int = option(32, "examples a rank handles at once", at_least=1)
+    epochs: float | None = option(None, "how often each example is read: sets tokens; null: as tokens says", above=0)
+    skips: list[list[int]] = option([], "ranges [first, end) of sample indices never to serve")
+    repeat_samples: int | None = option(
+        None, "serve the first so many samples over and over, to overfit on purpose", at_least=1
+    )
+    content: str | None = option(None, "hash of the prepared examples; filled in")
+    workers: int = option(0, "processes that read ahead; 0 reads in the training process", at_least=0, identity=False)
+    prefetch: int = option(4, "steps each worker keeps ready", at_least=1, identity=False)
+    verify: str = option(
+        "auto",
+        "check the folder before use: sha256 reads all, size looks at sizes, auto reads up to 4 GiB",
+        choices=("auto", "size", "sha256"),
+        identity=False,
+    )
+    cache: str | None = option(None, "local folder for remote files; none: the user's cache folder", identity=False)
+    cache_gigabytes: float = option(64.0, "the most that the cache may hold", above=0, identity=False)
+
+    def __post_init__(self) -> None:
+        _check_multiple(self.batch_tokens, self.context)
+        _check_skips(self.skips)
+
+    @property
+    def samples(self) -> int:
+        """Examples per optimizer step, over all ranks."""
+        return self.batch_tokens // self.context
+
+    @property
+    def rows(self) -> int:
+        """Examples per micro-batch: `micro_batch`, or the whole step where that is smaller."""
+        return min(self.micro_batch, self.samples)
+
+    def check(self) -> Manifest:
+        """The manifest of the prepared folder, once it is known to be what was prepared; fills in `content`.
+
+        Raises:
+            DataError: files missing or damaged, or a folder of other data.
+        """
+        from groundup.data.example_opening import Opened
+
+        opened = Opened(self, self.verify)
+        opened.check_tokenizer()
+        self.content = opened.manifest.digest[:16]
+        return opened.manifest
+
+    def length(self, manifest: Manifest) -> int | None:
+        """Tokens of a run of `epochs` epochs: so many times the examples, times the context; None: it is not said."""
+        from groundup.data.examples import Answered
+
+        if self.epochs is None:
+            return None
+        return math.ceil(self.epochs * Answered.read(manifest, self.path).counts["train"]) * self.context
+
+    def held_out_sources(self, manifest: Manifest) -> list[str]:
+        """The sets of held-out examples, in the order of the validation loaders."""
+        del manifest
+        return ["examples"]
+
+    def build(
+        self, seed: int, first: Progress, steps: int, rank: int = 0, world: int = 1, view: View | None = None
+    ) -> ExampleModule:
+        """The loaders of a segment, as for `Shards`; of examples an objective has no other view.
+
+        Raises:
+            DataError: as `check`.
+        """
+        from groundup.data.example_module import ExampleModule
+
+        del view
+        return ExampleModule(self, seed, first, steps, rank, world)
+
+
+def _check_multiple(batch_tokens: int, context: int) -> None:
+    if batch_tokens % context:
+        below = batch_tokens // context * context
+        fits = f"{below} or {below + context}" if below else f"{context}"
+        raise ConfigError(f"batch_tokens={batch_tokens}", f"is no multiple of context={context}", f"set it to {fits}")
+
+
+def _check_skips(skips: list[list[int]]) -> None:
+    for item in skips:
+        if len(item) != 2 or not 0 <= item[0] < item[1]:
+            what = "is no range of sample indices"
+            raise ConfigError(f"skips={list(item)}", what, "write [first, end] with 0 <= first < end")

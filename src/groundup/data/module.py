@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from groundup.core.progress import Progress
 from groundup.data.opening import Opened
-from groundup.data.step import Parcel, Step
+from groundup.data.step import Step
 from groundup.data.steps import HeldOut, Steps
 from groundup.data.view import View
+from groundup.shard.manifest import sets_of
 
 if TYPE_CHECKING:
     from groundup.data.config import Shards
@@ -24,7 +25,65 @@ _HERE_TOKENS, _SENT_TOKENS, _MOST_STEPS = 1 << 14, 1 << 18, 16
 cache) and steps, or one by one."""
 
 
-class StreamModule(LightningDataModule):
+class Made(Protocol):
+    """Steps that are made by their number, some at a time.
+
+    Attributes:
+        tokens: positions in an item.
+    """
+
+    tokens: int
+
+    def __len__(self) -> int: ...
+
+    def parcel(self, index: int, many: int = 1) -> Unpacked: ...
+
+
+class Unpacked(Protocol):
+    """Some steps as they come from a worker."""
+
+    def unpack(self) -> list[Step]: ...
+
+
+class StepModule(LightningDataModule):
+    """Loaders of steps; a subclass sets `steps`, `held_out` and `config`, of which workers and prefetch are read."""
+
+    config: Any
+    steps: Made
+    held_out: Sequence[Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loaders: list[_Ahead] = []
+
+    @property
+    def held_out_names(self) -> list[str]:
+        """The source of each loader of `val_dataloader`."""
+        return [part.name for part in self.held_out]
+
+    def train_dataloader(self) -> Loader:
+        """One `Step` an item, in order."""
+        return self._loader(self.steps, self.config.workers)
+
+    def val_dataloader(self) -> list[Loader]:
+        """One loader per held-out source, each of its samples once, as a `Step` of one micro-batch an item."""
+        return [self._loader(part, min(1, self.config.workers)) for part in self.held_out]
+
+    def teardown(self, stage: str) -> None:
+        """End the processes that read ahead, rather than whenever garbage is collected."""
+        del stage
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
+    def _loader(self, steps: Made, workers: int) -> Loader:
+        if not workers:
+            return _InOrder(steps)
+        self._loaders.append(_Ahead(steps, workers, self.config.prefetch))
+        return self._loaders[-1]
+
+
+class StreamModule(StepModule):
     """Training steps of the stream and the held-out text, for one rank of one segment.
 
     Args:
@@ -38,6 +97,9 @@ class StreamModule(LightningDataModule):
     Raises:
         DataError, ConfigError: as `Opened`.
     """
+
+    steps: Steps
+    held_out: list[HeldOut]
 
     def __init__(
         self,
@@ -63,43 +125,18 @@ class StreamModule(LightningDataModule):
             for source in self.opened.held_out()
         ]
 
-        self._loaders: list[_Ahead] = []
-
-    @property
-    def held_out_names(self) -> list[str]:
-        """The source of each loader of `val_dataloader`."""
-        return [part.name for part in self.held_out]
-
-    def train_dataloader(self) -> Loader:
-        """One `Step` an item, in order."""
-        return self._loader(self.steps, self.config.workers)
-
-    def val_dataloader(self) -> list[Loader]:
-        """One loader per held-out source, each of its windows once, as a `Step` of one micro-batch an item."""
-        return [self._loader(part, min(1, self.config.workers)) for part in self.held_out]
-
     def describe(self) -> list[str]:
         """Lines on what was checked and what a run to the end of the segment reads of each source."""
         total = self.steps.first.samples + len(self.steps) * self.steps.samples
         lines = [f"{self.config.path}: {self.opened.verified}"]
-        for source, epochs in zip(self.stream.sources, self.stream.epochs(total).values(), strict=True):
+        tokens = {source.name: source.tokens for source in self.stream.sources}
+        for (name, epochs), sets in zip(self.stream.epochs(total).items(), sets_of(tokens).values(), strict=True):
+            of = f" in the first of {len(sets)} sampled sets" if len(sets) > 1 else ""
             again = ", its text is repeated in another order" if epochs > 1 else ""
-            lines.append(f"{source.name}: {source.tokens:,} tokens, read {epochs:.2f} times by sample {total:,}{again}")
+            size = f"{tokens[sets[0]]:,} tokens{of}"
+            lines.append(f"{name}: {size}, read {epochs:.2f} times by sample {total:,}{again}")
         context = self.config.context
         return lines + [f"held out of {p.name}: {p.windows.size:,} windows of {context} tokens" for p in self.held_out]
-
-    def teardown(self, stage: str) -> None:
-        """End the processes that read ahead, rather than whenever garbage is collected."""
-        del stage
-        for loader in self._loaders:
-            loader.close()
-        self._loaders.clear()
-
-    def _loader(self, steps: Steps | HeldOut, workers: int) -> Loader:
-        if not workers:
-            return _InOrder(steps)
-        self._loaders.append(_Ahead(steps, workers, self.config.prefetch))
-        return self._loaders[-1]
 
 
 class Loader(Protocol):
@@ -113,7 +150,7 @@ class Loader(Protocol):
 class _InOrder:
     """A loader that makes steps when they are asked for, here and now; of small ones some at a time."""
 
-    def __init__(self, steps: Steps | HeldOut) -> None:
+    def __init__(self, steps: Made) -> None:
         self._parcels, self._pinned = _Parcels(steps, _HERE_TOKENS), torch.cuda.is_available()
 
     def __len__(self) -> int:
@@ -128,7 +165,7 @@ class _InOrder:
 class _Ahead:
     """A loader whose workers make steps before they are asked for, several small ones at a time."""
 
-    def __init__(self, steps: Steps | HeldOut, workers: int, prefetch: int) -> None:
+    def __init__(self, steps: Made, workers: int, prefetch: int) -> None:
         self._parcels = _Parcels(steps, _SENT_TOKENS)
         self._loader = DataLoader(
             self._parcels,
@@ -159,17 +196,17 @@ class _Ahead:
             iterator._shutdown_workers()
 
 
-class _Parcels(Dataset[Parcel]):
+class _Parcels(Dataset[Unpacked]):
     """Steps in runs of about so many tokens; a run that leaves its process arrives as a list of steps."""
 
-    def __init__(self, steps: Steps | HeldOut, tokens: int) -> None:
+    def __init__(self, steps: Made, tokens: int) -> None:
         self._made, self.steps = steps, len(steps)
         self.each = max(1, min(_MOST_STEPS, tokens // steps.tokens))
 
     def __len__(self) -> int:
         return -(-self.steps // self.each)
 
-    def __getitem__(self, index: int) -> Parcel:
+    def __getitem__(self, index: int) -> Unpacked:
         return self._made.parcel(index * self.each, self.each)
 
 

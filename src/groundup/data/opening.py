@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundup.core.errors import ConfigError, DataError
-from groundup.shard.manifest import REMEDY, Manifest, Verified
+from groundup.shard.manifest import REMEDY, Manifest, Verified, sets_of
 from groundup.shard.mixture import Mixture
 from groundup.shard.skip import Skips
 from groundup.shard.source import Source
@@ -18,7 +19,7 @@ from groundup.tokenizer.load import load
 from groundup.tokenizer.protocol import CARD
 
 if TYPE_CHECKING:
-    from groundup.data.config import Shards
+    from groundup.data.config import Examples, Shards
 
 TRAIN = "train"
 HELD_OUT = "held_out"
@@ -44,7 +45,7 @@ class Opened:
         self.config = config
         self.storage = storage_of(config)
         self.manifest = Manifest.read(self.storage)
-        self.verified = _verified(self.storage, self.manifest, verify)
+        self.verified = verified(self.storage, self.manifest, verify)
         self.manifest.holdings(TRAIN, config.path)
         self.stream(0)
 
@@ -56,7 +57,8 @@ class Opened:
         """
         config = self.config
         sources = self.sources(TRAIN)
-        sizes = {source.name: max(1, source.count(config.context)) for source in sources}
+        counts = {source.name: source.count(config.context) for source in sources}
+        sizes = {name: max(1, _mean([counts[n] for n in names])) for name, names in sets_of(counts).items()}
         try:
             mixture = Mixture(parse(config.weights, sizes))
             skips = Skips(config.skips)
@@ -92,7 +94,7 @@ class Opened:
             )
 
 
-def storage_of(config: Shards) -> Storage:
+def storage_of(config: Shards | Examples) -> Storage:
     """The data folder of a config, local or behind a URL with the cache the config names.
 
     Raises:
@@ -136,7 +138,11 @@ def held_out_names(manifest: Manifest) -> list[str]:
     return [name for name, holding in manifest.splits.get(HELD_OUT, {}).items() if holding.tokens > 1]
 
 
-def _verified(storage: Storage, manifest: Manifest, mode: str) -> Verified:
+def _mean(counts: Sequence[int]) -> int:
+    return round(sum(counts) / len(counts))
+
+
+def verified(storage: Storage, manifest: Manifest, mode: str) -> Verified:
     """`Manifest.verify`, which reads the same contents only once in a process."""
     known = _GOOD.get((storage.describe(""), manifest.digest))
     if known is not None and known.contents:

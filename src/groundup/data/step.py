@@ -47,6 +47,9 @@ class Batch:
     source_documents_BS: torch.Tensor | None = None  # noqa: N815
     source_positions_BS: torch.Tensor | None = None  # noqa: N815
 
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
+        return _batch, ({name: tensor.numpy() for name, tensor in self.there().items()},)
+
     def there(self) -> dict[str, torch.Tensor]:
         """The tensors that are not None, by name."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -109,7 +112,7 @@ class Parcel:
     """One step or several as the shards hold them, made at once as that is faster for small ones.
 
     Pickled, it arrives as a list of `Step`: a quarter of the bytes cross between processes, by the pipe, so no shared
-    memory can run out.
+    memory can run out. With a view, which takes longer than what crosses, the steps are made where it is pickled.
 
     Attributes:
         heads: the steps.
@@ -130,7 +133,9 @@ class Parcel:
     view: View | None = None
 
     def __reduce__(self) -> tuple[Callable[..., list[Step]], tuple[Any, ...]]:
-        return _unpack, (self.heads, self.micro_numbers, self.rows, self.filled, self.end, self.samples, self.view)
+        if self.view is not None:
+            return list, (self.unpack(),)
+        return _unpack, (self.heads, self.micro_numbers, self.rows, self.filled, self.end)
 
     def unpack(self) -> list[Step]:
         """The steps, as tensors of this process."""
@@ -163,6 +168,10 @@ class Parcel:
             )
             for place, head in enumerate(self.heads)
         ]
+
+
+def _batch(arrays: dict[str, NDArray[Any]]) -> Batch:
+    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def _unpack(*fields: Any) -> list[Step]:

@@ -56,7 +56,7 @@ def _export(given: argparse.Namespace) -> str:
     from groundup.interop.folder import export
 
     family = export(given.run, given.folder, given.model_type)
-    return f"{given.folder}: a {family.architecture}, for AutoModelForCausalLM and AutoTokenizer"
+    return f"{given.folder}: a {family.architecture}, for {family.opened_by} and AutoTokenizer"
 
 
 def _import(given: argparse.Namespace) -> str:

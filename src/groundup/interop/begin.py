@@ -12,13 +12,13 @@ from groundup.core.errors import CheckpointError
 from groundup.core.files import checksum, make_folder
 from groundup.interop.folder import CONFIG as THEIRS
 from groundup.interop.folder import import_
-from groundup.model.config import Decoder
 from groundup.model.load import CONFIG, WEIGHTS, read_config
+from groundup.model.options import Transformer
 
 REMEDY = "give a run's folder, or one that `save_pretrained` wrote"
 
 
-def beginning(model: Decoder, imported: Path) -> Decoder:
+def beginning(model: Transformer, imported: Path) -> Transformer:
     """The config of a network that begins with the weights `model.init_from` names.
 
     Shape and parts are those of the folder; dropout is the config's own.

@@ -10,30 +10,71 @@ from typing import Any
 
 from groundup.core.errors import DataError
 from groundup.core.report import duration
-from groundup.model.config import Decoder
+from groundup.model.options import Transformer
 from groundup.shard.manifest import Manifest
 from groundup.tokenizer.protocol import Tokenizer
 
 Figures = Mapping[str, Any]
 README = "README.md"
 UNKNOWN, NOTHING = "not recorded", "Not recorded."
-FRONT = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- groundup\n---"
-USE = 'writer = pipeline("text-generation", model={})\nprint(writer("In the beginning")[0]["generated_text"])'
-LIMITS = dict.fromkeys(("pretrain", "prefix"), "It is a base model: it continues a text and follows no instructions.")
+FRONT = "---\nlibrary_name: transformers\npipeline_tag: {}\ntags:\n- groundup\n---"
+TAGS = {"encoder": "fill-mask", "encoder_decoder": "text2text-generation"}
+"""What the Hub calls kinds of networks; others are for text-generation."""
+WRITER = """from transformers import pipeline
+
+writer = pipeline("text-generation", model={})
+print(writer("In the beginning")[0]["generated_text"])"""
+FILLER = """from transformers import pipeline
+
+filler = pipeline("fill-mask", model={})
+print(filler("In the{}")[0]["token_str"])"""
+READER = """from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model, tokenizer = (auto.from_pretrained({}) for auto in (AutoModelForMaskedLM, AutoTokenizer))
+print(model(**tokenizer("In the beginning", return_tensors="pt")).logits)"""
+ANSWERER = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+model, tokenizer = (auto.from_pretrained({}) for auto in (AutoModelForSeq2SeqLM, AutoTokenizer))
+source = tokenizer("In the beginning", return_tensors="pt")
+print(tokenizer.decode(model.generate(**source, max_new_tokens=50)[0]))"""
+LIMITS = {
+    **dict.fromkeys(("pretrain", "prefix"), "It is a base model: it continues a text and follows no instructions."),
+    "masked": "It is a base model: it tells what is hidden in a text, and writes none.",
+    **dict.fromkeys(
+        ("span", "denoise", "ul2"),
+        "It is a base model: it restores what is hidden in a text and follows no instructions.",
+    ),
+}
 BIAS = ("bbq", "crows_pairs", "realtoxicityprompts", "simple_cooccurrence_bias", "toxigen", "winogender")
 """How the names of lm-eval's tasks on bias and toxicity begin."""
 _ROOTED = re.compile(r"[/\\~]|[A-Za-z]:[\\/]|[\w+.-]+://")
 _LOOK = re.compile(r"^(\d+),held_out/([^,\n]+),(\d+(?:\.\d+)?(?:e[-+]?\d+)?)$", re.MULTILINE)
 
 
-def card(folder: str, architecture: str, config: Decoder, tokenizer: Tokenizer, report: Figures) -> str:
-    """The text of a card: of an export to a folder of this name, as this class there, with what was recorded."""
+def card(
+    folder: str,
+    architecture: str,
+    config: Transformer,
+    tokenizer: Tokenizer,
+    report: Figures,
+    mask: str | None = None,
+) -> str:
+    """The text of a card: of an export to a folder of this name, as this class there, with what was recorded.
+
+    Args:
+        folder: its name.
+        architecture: the class there.
+        config: the network.
+        tokenizer: of its text.
+        report: what was recorded.
+        mask: the piece that stands for what is hidden, if there is one.
+    """
     (vocabulary, context), parameters, ids = config.closed(), config.parameters()["total"], tokenizer.card()
     sizes = f"{parameters:,} parameters, a context of {context:,} tokens and a vocabulary of {vocabulary:,} ids"
-    use = USE.format(json.dumps(folder, ensure_ascii=False))
+    use = _use(config.kind, json.dumps(folder, ensure_ascii=False), mask)
     bias = [result for result in report["results"] if str(result.get("task")).startswith(BIAS)]
     sections = {
-        "How to use": f"```python\nfrom transformers import pipeline\n\n{use}\n```",
+        "How to use": f"```python\n{use}\n```",
         "Training data": _data(report),
         "Training": _training(report),
         "Evaluation": f"{_held_out(report)}\n\n{_tasks(report['results'])}",
@@ -43,8 +84,16 @@ def card(folder: str, architecture: str, config: Decoder, tokenizer: Tokenizer, 
         "Licence": "The licence of these weights is for their owner to state.",
     }
     what = f"A `{architecture}` of {sizes}; tokenizer: {_said(ids['kind'])}, digest `{ids['digest']}`."
-    parts = [FRONT, f"# {_said(report['name'])}", what, *(f"## {name}\n\n{text}" for name, text in sections.items())]
+    front = FRONT.format(TAGS.get(config.kind, "text-generation"))
+    parts = [front, f"# {_said(report['name'])}", what, *(f"## {name}\n\n{text}" for name, text in sections.items())]
     return "\n\n".join([*parts, ""]).encode("utf-8", "replace").decode()  # a file's name may hold what is no character
+
+
+def _use(kind: str, folder: str, mask: str | None) -> str:
+    """A program that uses an export."""
+    if kind == "encoder":
+        return READER.format(folder) if mask is None else FILLER.format(folder, mask)
+    return (ANSWERER if kind == "encoder_decoder" else WRITER).format(folder)
 
 
 def recorded(run: Path, digest: str) -> Figures:
@@ -78,6 +127,12 @@ def recorded(run: Path, digest: str) -> Figures:
         report = {**report, "held_out": evaluation["held_out"], "seen": None}
     name = _at(report, "config", "name") or run.resolve().name
     return {**report, "name": name, "results": _dicts(evaluation.get("results"))}
+
+
+def trained_for(report: Figures) -> Figures:
+    """The objective's options, as far as they are recorded."""
+    objective = _at(report, "config", "objective")
+    return objective if isinstance(objective, dict) else {}
 
 
 def _prepared(path: Any, digest: str) -> list[Figures]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,23 @@ from torch import Tensor
 
 from groundup.core.errors import CheckpointError, ConfigError, DataError
 from groundup.core.files import atomic_json, atomic_write, read_json
-from groundup.interop.card import README, card, recorded
+from groundup.interop.card import README, Figures, card, recorded, trained_for
 from groundup.interop.families import family_named, family_of
-from groundup.interop.family import Family, Link
+from groundup.interop.family import Family, Link, generation
+from groundup.interop.marks import Marks, is_name, marks, padded
 from groundup.interop.place import made
 from groundup.interop.theirs import INDEX, REMEDY, WEIGHTS, Theirs
-from groundup.interop.tokenizer_json import description, settings
-from groundup.model.config import Decoder
+from groundup.interop.tokenizer_json import byt5, description, library_of, settings, unmade
+from groundup.model.config import Encoder, EncoderDecoder
 from groundup.model.load import read_config, shape_of, stored, write
+from groundup.model.options import Transformer
 from groundup.model.stream import stream
 from groundup.tokenizer.huggingface import FILE
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.pretrained import open_pretrained
 from groundup.tokenizer.protocol import CARD, Tokenizer
 
-CONFIG = "config.json"
+CONFIG, SETTINGS = "config.json", "tokenizer_config.json"
 PART_BYTES = 2**31
 """Weights of one file of an export."""
 
@@ -61,21 +64,34 @@ def export(run: Path, folder: Path, model_type: str | None = None, part_bytes: i
     if tokenizer.vocabulary > config.closed()[0]:
         what = f"is a network for {config.vocabulary} ids beside a tokenizer of {tokenizer.vocabulary}"
         raise CheckpointError(str(run), what, "give a run folder as it was written")
-    text, end = description(tokenizer, str(run / TOKENIZER))
+    record = recorded(run, tokenizer.digest)
+    named = _marks(config, family, tokenizer, record, str(run / TOKENIZER))
+    described = description(tokenizer, str(run / TOKENIZER), named)
+    pad = tokenizer.end if named.pad is None else named.pad
+    family = family if family.padded is None else family.padded(pad)
     with stored(run) as (_, tensor), made(folder) as place:
         tokenizer.save(place / OWN)  # so that the way back gives exactly this one
-        atomic_write(place / FILE, text)
-        atomic_json(place / "tokenizer_config.json", settings(end, config.closed()[1]))
-        ids = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.end}
-        atomic_json(place / "generation_config.json", ids)
+        atomic_write(place / FILE, described.text)
+        atomic_json(place / SETTINGS, settings(described, config.closed()[1]))
+        if family.kind is not Encoder:
+            atomic_json(place / "generation_config.json", generation(config, tokenizer.end, pad))
         _write(place, family, config, tensor, part_bytes)
-        atomic_json(place / CONFIG, family.describe(config, tokenizer.end))
-        record = recorded(run, tokenizer.digest)
-        atomic_write(place / README, card(folder.resolve().name, family.architecture, config, tokenizer, record))
+        atomic_json(place / CONFIG, family.describe(config, tokenizer.end, pad))
+        name = folder.resolve().name
+        atomic_write(place / README, card(name, family.architecture, config, tokenizer, record, described.mask))
     return family
 
 
-def import_(folder: Path, run: Path) -> Decoder:
+def _marks(config: Transformer, family: Family, tokenizer: Tokenizer, record: Figures, where: str) -> Marks:
+    """The ids of a network that no text is made of."""
+    library = library_of(tokenizer, where)
+    found = marks(config, tokenizer.vocabulary, library.get_vocab(), trained_for(record), family.sentinels)
+    if family.padded is None:
+        return found
+    return padded(found, config, tokenizer.vocabulary, unmade(tokenizer, library), tokenizer.end)
+
+
+def import_(folder: Path, run: Path) -> Transformer:
     """Write a folder of Hugging Face's as a model folder, which `groundup.model.load` takes.
 
     Args:
@@ -96,6 +112,7 @@ def import_(folder: Path, run: Path) -> Decoder:
         raise DataError(str(where), "describes no network", REMEDY)
     family = family_named(there.get("model_type"), str(where))
     try:
+        family = family if family.padded is None else family.padded(int(there.get("pad_token_id", 1)))
         config = family.config(there, str(where))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DataError(str(where), f"is damaged or incomplete ({error!r})", REMEDY) from None
@@ -105,7 +122,11 @@ def import_(folder: Path, run: Path) -> Decoder:
     if tokenizer.vocabulary > config.closed()[0]:
         what = f"has vocab_size {config.vocabulary}, and the tokenizer beside it {tokenizer.vocabulary} ids"
         raise DataError(str(where), what, REMEDY)
-    with Theirs(folder, family.prefix) as theirs:
+    if isinstance(config, EncoderDecoder) and config.start == tokenizer.end:
+        config = replace(config, start=None)
+    with Theirs(folder, family.prefix, family.spelt) as theirs:
+        theirs.stand_in(family.copies)
+        config = config if family.seen is None else replace(config, **family.seen(config, theirs))
         source = _checked(theirs, family, config)
         with made(run) as place:
             tokenizer.save(place / TOKENIZER)
@@ -114,18 +135,18 @@ def import_(folder: Path, run: Path) -> Decoder:
     return config
 
 
-def _shapes(config: Decoder) -> dict[str, torch.Size]:
+def _shapes(config: Any) -> dict[str, torch.Size]:
     """The names and shapes of a network's tensors."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in config.build().state_dict().items()}
 
 
-def _write(place: Path, family: Family, config: Decoder, tensor: Callable[[str], Tensor], part_bytes: int) -> None:
+def _write(place: Path, family: Family, config: Transformer, tensor: Callable[[str], Tensor], part_bytes: int) -> None:
     """Write the weights of an export, in one file or in several with an index."""
     shapes = _shapes(config)
     parts: list[list[Link]] = [[]]
     size = 0
-    for link in family.links(config, shapes):
+    for link in family.written_links(config, shapes):
         more = 4 * sum(math.prod(shapes[name]) for name in link.ours)
         if parts[-1] and size + more > part_bytes:
             parts.append([])
@@ -144,13 +165,15 @@ def _write(place: Path, family: Family, config: Decoder, tensor: Callable[[str],
         atomic_json(place / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
 
 
-def _out(link: Link, config: Decoder, tensor: Callable[[str], Tensor]) -> Tensor:
+def _out(link: Link, config: Transformer, tensor: Callable[[str], Tensor]) -> Tensor:
     """A tensor of theirs."""
+    if link.zeros is not None:
+        return torch.zeros(link.zeros)
     parts = [tensor(name) if link.expert is None else tensor(name)[link.expert] for name in link.ours]
-    return parts[0].new_zeros(len(parts[0])) if link.zero else link.form.theirs(parts, config)
+    return link.form.theirs(parts, config)
 
 
-def _checked(theirs: Theirs, family: Family, config: Decoder) -> Callable[[str], Tensor]:
+def _checked(theirs: Theirs, family: Family, config: Transformer) -> Callable[[str], Tensor]:
     """What reads our tensors from theirs, once all of theirs have been looked at.
 
     Raises:
@@ -158,25 +181,30 @@ def _checked(theirs: Theirs, family: Family, config: Decoder) -> Callable[[str],
     """
     shapes = _shapes(config)
     links = list(family.links(config, shapes))
-    left = sorted(theirs.names - {link.theirs for link in links})
-    left = [name for name in left if not family.says_nothing(name, config)]
+    copies = family.all_copies(config)
+    theirs.stand_in(copies)
+    for copy, whose in copies.items():
+        both = {copy, whose} <= theirs.names and not family.says_nothing(copy)
+        if both and not torch.equal(theirs.tensor(copy), theirs.tensor(whose)):
+            said, remedy = f"is {whose} in transformers", REMEDY
+            if copy == family.head:
+                said, remedy = f"{CONFIG} says tie_word_embeddings", "set tie_word_embeddings to false if it is meant"
+            raise CheckpointError(theirs.path(copy), f"holds its own {copy}, and {said}", remedy)
+    left = sorted(theirs.names - {link.theirs for link in links} - copies.keys())
+    left = [name for name in left if not family.says_nothing(name)]
     if left:
         raise CheckpointError(theirs.path(left[0]), f"holds {left[0]}, which {CONFIG} does not speak of", REMEDY)
-    both = config.tied and {family.embedding, family.head} <= theirs.names
-    if both and not torch.equal(theirs.tensor(family.embedding), theirs.tensor(family.head)):
-        what = f"holds its own {family.head}, and {CONFIG} says tie_word_embeddings"
-        raise CheckpointError(theirs.path(family.head), what, "set tie_word_embeddings to false if it is meant")
     places: dict[str, list[tuple[Link, int]]] = {}
     for link in links:
         if link.theirs not in theirs.names:
-            if link.zero:
+            if link.zeros is not None:
                 continue
             what = f"holds another model's weights: there is no {link.theirs}"
             raise CheckpointError(theirs.path(None), what, REMEDY)
-        if link.zero and theirs.tensor(link.theirs).any():
+        if link.zeros is not None and theirs.tensor(link.theirs).any():
             what = f"holds a {link.theirs} that is not zero, and {CONFIG} says that there are no biases"
             raise CheckpointError(theirs.path(link.theirs), what, REMEDY)
-        for number, ours in enumerate(() if link.zero else link.ours):
+        for number, ours in enumerate(link.ours):
             places.setdefault(ours, []).append((link, number))
 
     def part(name: str, link: Link, number: int) -> Tensor:
@@ -203,9 +231,13 @@ def _tokenizer(folder: Path, there: dict[str, Any]) -> Tokenizer:
     path = folder / FILE
     if (folder / OWN / CARD).is_file():
         ours = load_tokenizer(folder / OWN)
-        known = json.loads(description(ours, str(folder / OWN))[0])
-        if not path.is_file() or _pieces(known) == _pieces(read_json(path, REMEDY)):
+        known = _pieces(json.loads(description(ours, str(folder / OWN)).text))
+        found = _pieces(read_json(path, REMEDY)) if path.is_file() else known
+        if known == {piece: i for piece, i in found.items() if i < ours.vocabulary or not is_name(piece)}:
             return ours
+    said = read_json(folder / SETTINGS, REMEDY) if (folder / SETTINGS).is_file() else None
+    if isinstance(said, dict) and said.get("tokenizer_class") == "ByT5Tokenizer" and not path.is_file():
+        return byt5(str(folder / SETTINGS))
     end, eos = None, there.get("eos_token_id")
     if path.is_file() and isinstance(eos, int):
         end = next((piece for piece, number in _pieces(read_json(path, REMEDY)).items() if number == eos), None)

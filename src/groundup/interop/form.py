@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundup.model.config import Decoder
+from groundup.model.options import Transformer
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,16 @@ class Form:
         transposed: matrices have inputs first.
         order: of each channel of a head of theirs, the channel of ours.
         padding: rows at the start that are never read.
+        row: a vector is a matrix of one row.
     """
 
     by_head: bool = False
     transposed: bool = False
-    order: Callable[[Decoder], Tensor] | None = None
+    order: Callable[[Transformer], Tensor] | None = None
     padding: int = 0
+    row: bool = False
 
-    def theirs(self, parts: Sequence[Tensor], config: Decoder) -> Tensor:
+    def theirs(self, parts: Sequence[Tensor], config: Transformer) -> Tensor:
         """One tensor of theirs, from ours."""
         if self.by_head:
             whole = torch.stack([_split(part, config.heads) for part in parts], dim=1).flatten(0, 2)
@@ -35,11 +37,13 @@ class Form:
             whole = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
         if self.order is not None:
             whole = _reordered(whole, self.order(config))
+        if self.row:
+            whole = whole[None]
         if self.padding:
             whole = torch.cat((whole.new_zeros(self.padding, *whole.shape[1:]), whole))
         return (whole.T if self.transposed and whole.dim() == 2 else whole).contiguous()
 
-    def ours(self, whole: Tensor, rows: Sequence[int], config: Decoder) -> list[Tensor]:
+    def ours(self, whole: Tensor, rows: Sequence[int], config: Transformer) -> list[Tensor]:
         """Our tensors, from theirs; of another number of rows if theirs has another.
 
         Args:
@@ -49,7 +53,7 @@ class Form:
         """
         if self.transposed and whole.dim() == 2:
             whole = whole.T
-        whole = whole[self.padding :]
+        whole = whole.flatten() if self.row else whole[self.padding :]
         if self.order is not None and len(whole) == sum(rows):
             whole = _reordered(whole, self.order(config).argsort())
         if len(rows) == 1 or len(whole) != sum(rows):
@@ -63,12 +67,12 @@ class Form:
 PLAIN = Form()
 
 
-def swapped_halves(config: Decoder) -> Tensor:
+def swapped_halves(config: Transformer) -> Tensor:
     """The order for a turn the other way round: one of (a, b) by -t is one of (b, a) by t."""
     return torch.arange(config.channels).roll(config.channels // 2)
 
 
-def side_by_side(config: Decoder) -> Tensor:
+def side_by_side(config: Transformer) -> Tensor:
     """The order for pairs of turned channels that stand side by side, instead of i with i + R/2 (GPT-J)."""
     paired = torch.arange(config.rotated).view(2, -1).T.flatten()
     return torch.cat((paired, torch.arange(config.rotated, config.channels)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ class Theirs:
     Args:
         folder: as `save_pretrained` writes it.
         prefix: what names may lack in front, as in the first files of GPT-2.
+        spelt: ends of names as the first files have them, and as they are looked for.
 
     Raises:
         CheckpointError: a file is missing or damaged.
         DataError: the index is damaged.
     """
 
-    def __init__(self, folder: Path, prefix: str) -> None:
+    def __init__(self, folder: Path, prefix: str, spelt: Mapping[str, str]) -> None:
         self.folder = folder
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
@@ -45,6 +47,9 @@ class Theirs:
             raise
         if prefix and not any(name.startswith(prefix) for name in self._names):
             self._names = {f"{prefix}{name}": place for name, place in self._names.items()}
+        for before, now in spelt.items():
+            for name in [name for name in self._names if name.endswith(before)]:
+                self._names[name.removesuffix(before) + now] = self._names.pop(name)
 
     def __enter__(self) -> Theirs:
         return self
@@ -56,6 +61,12 @@ class Theirs:
     def names(self) -> set[str]:
         """Of all tensors."""
         return set(self._names)
+
+    def stand_in(self, copies: Mapping[str, str]) -> None:
+        """Let tensors that are there stand for those they are copies of, where these are not."""
+        for copy, whose in copies.items():
+            if copy in self._names and whose not in self._names:
+                self._names[whose] = self._names[copy]
 
     def path(self, name: str | None) -> str:
         """The file that holds a tensor; None: the first."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as Library
 
 from groundup.core.errors import DataError
+from groundup.interop.marks import Marks
 from groundup.tokenizer.byte import Bytes
 from groundup.tokenizer.huggingface import HuggingFace
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.tokenizer.sentence import SPACE, SentencePiece
+
+NONE = Marks()
+"""Of a network that continues texts."""
 
 END = "<|end|>"
 """The name that the end of a document gets where the tokenizer has none for it."""
@@ -21,34 +25,96 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 """How a byte that belongs to no piece is spelt, here and in SentencePiece."""
 
 
-def description(tokenizer: Tokenizer, where: str) -> tuple[str, str]:
-    """The text of a `tokenizer.json` with the same ids, and the name of the piece that ends a document.
+class Described(NamedTuple):
+    """A tokenizer for the library.
 
-    That piece also stands before every text, where special pieces are asked for: it is what a network trained here
-    has seen before the first token of a document.
+    Attributes:
+        text: of `tokenizer.json`.
+        end: the piece that ends a document.
+        mask: the piece that stands for what is hidden, if there is one.
+        pad: the piece of padding.
+    """
+
+    text: str
+    end: str
+    mask: str | None
+    pad: str
+
+
+def description(tokenizer: Tokenizer, where: str, marks: Marks = NONE) -> Described:
+    """A tokenizer with the same ids, and with names for those of `marks`, which are read in a text.
+
+    The piece that ends a document also stands before every text, where special pieces are asked for: it is what a
+    network trained here has seen before the first token of a document. Behind a source it stands at its end.
 
     Raises:
         DataError: the tokenizer cannot be written in this form.
     """
-    if isinstance(tokenizer, HuggingFace):
-        library = tokenizer.library()
-    elif isinstance(tokenizer, Bytes):
-        library = _byte_pairs([(piece, 0.0) for piece in [*BYTES, END]], {END})
-    elif isinstance(tokenizer, SentencePiece) and tokenizer.exact:
-        library = _byte_pairs(tokenizer.scored(), tokenizer.special())
-    else:
-        what = "is somebody's SentencePiece model, whose rules this form does not have"
-        raise DataError(where, what, "export with the tokenizer.json its authors publish")
+    library = library_of(tokenizer, where)
+    names = [_fresh(name, library) for name in marks.names]
     end = str(library.id_to_token(tokenizer.end))
     if tokenizer.end not in library.get_added_tokens_decoder():
         library.add_special_tokens([AddedToken(end, special=True, normalized=False)])
+    # A sentinel is no special piece to the library, so that it is read in a text where the others are text; and what
+    # stands in the place of a token has the space before it, except that a byte has none.
+    space = not isinstance(tokenizer, Bytes)
+    for number, name in enumerate(names, tokenizer.vocabulary):
+        special = number in (marks.mask, marks.pad)
+        library.add_tokens([AddedToken(name, normalized=False, lstrip=space, special=special)])
     values = json.loads(library.to_str())
-    values["post_processor"] = _behind(end, tokenizer.end)
-    return json.dumps(values, indent=2, ensure_ascii=False), end
+    values["post_processor"] = _beside(end, tokenizer.end, marks.behind)
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    read = Library.from_str(text)
+    for number, name in enumerate(names, tokenizer.vocabulary):
+        if read.token_to_id(name) != number:
+            raise DataError(where, f"has ids without a piece, so {name} cannot be {number}", "give it all its pieces")
+    mask = None if marks.mask is None else str(library.id_to_token(marks.mask))
+    pad = end if marks.pad is None else str(library.id_to_token(marks.pad))
+    return Described(text, end, mask, pad)
 
 
-def _behind(end: str, number: int) -> dict[str, Any]:
-    """What puts a piece before every text; written out, since the library's short form reads $ and : in its name."""
+def library_of(tokenizer: Tokenizer, where: str) -> Library:
+    """What the library makes of a tokenizer.
+
+    Raises:
+        DataError: it has no form for its rules.
+    """
+    if isinstance(tokenizer, HuggingFace):
+        return tokenizer.library()
+    if isinstance(tokenizer, Bytes):
+        return _byte_pairs([(piece, 0.0) for piece in [*BYTES, END]], {END})
+    if isinstance(tokenizer, SentencePiece) and tokenizer.exact:
+        return _byte_pairs(tokenizer.scored(), tokenizer.special())
+    what = "is somebody's SentencePiece model, whose rules this form does not have"
+    raise DataError(where, what, "export with the tokenizer.json its authors publish")
+
+
+def byt5(where: str) -> HuggingFace:
+    """ByT5's tokenizer (Xue et al. 2022), of which there is no file: three special pieces, then the bytes of UTF-8."""
+    special = ("<pad>", "</s>", "<unk>")
+    library = _byte_pairs([(piece, 0.0) for piece in [*special, *BYTES]], set(special))
+    library.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in special])
+    return HuggingFace(library.to_str(), where, end="</s>")
+
+
+def unmade(tokenizer: Tokenizer, library: Library) -> dict[str, int]:
+    """The pieces that no text is made of, and their ids."""
+    if isinstance(tokenizer, SentencePiece):
+        return {piece: number for piece, number in library.get_vocab().items() if piece in tokenizer.special()}
+    unknown = getattr(library.model, "unk_token", None)
+    added = {token.content: number for number, token in library.get_added_tokens_decoder().items() if token.special}
+    return {piece: number for piece, number in added.items() if piece != unknown}
+
+
+def _fresh(name: str, library: Library) -> str:
+    """The name, or one like it that the library has no piece for."""
+    while library.token_to_id(name) is not None:
+        name = f"<{name}>"
+    return name
+
+
+def _beside(end: str, number: int, behind: bool) -> dict[str, Any]:
+    """What puts a piece before every text, or behind; written out: the library's short form reads $ and : in names."""
 
     def piece(name: str) -> dict[str, Any]:
         return {"SpecialToken": {"id": name, "type_id": 0}}
@@ -56,10 +122,11 @@ def _behind(end: str, number: int) -> dict[str, Any]:
     def text(name: str) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": 0}}
 
+    before, after = ([], [piece(end)]) if behind else ([piece(end)], [])
     return {
         "type": "TemplateProcessing",
-        "single": [piece(end), text("A")],
-        "pair": [piece(end), text("A"), text("B")],
+        "single": [*before, text("A"), *after],
+        "pair": [*before, text("A"), text("B"), *after],
         "special_tokens": {end: {"id": end, "ids": [number], "tokens": [end]}},
     }
 
@@ -86,19 +153,21 @@ def _byte_pairs(pieces: list[tuple[str, float]], special: set[str]) -> Library:
     return library
 
 
-def settings(end: str, context: int) -> dict[str, Any]:
+def settings(described: Described, context: int) -> dict[str, Any]:
     """The content of `tokenizer_config.json`.
 
     Args:
-        end: the piece that ends a document.
+        described: the tokenizer.
         context: most tokens of a text.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": end,
-        "eos_token": end,
-        "pad_token": end,
+        "bos_token": described.end,
+        "eos_token": described.end,
+        "pad_token": described.pad,
+        **({} if described.mask is None else {"mask_token": described.mask}),
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,  # a name of a special piece in a text is text, as in training
+        # A name of a special piece in a text is text, as in training; but a mask is there to be named.
+        "split_special_tokens": described.mask is None,
     }

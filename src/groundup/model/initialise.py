@@ -28,7 +28,7 @@ def initialise(net: Net, config: Config) -> None:
     `gaussian`: all of standard deviation 0.02 (`init_std`), as in BERT (Devlin et al. 2019).
 
     `gpt2`: the same, those that write to the stream divided by sqrt(2 L), so that the stream's variance at the end
-    does not grow with the depth (Radford et al. 2019, section 2.3).
+    does not grow with the depth (Radford et al. 2019, section 2.3); by sqrt(3 L) where a layer has cross-attention too.
 
     `depth`: uniform with variance 2 / (fan-in + fan-out), those of layer l divided by sqrt(l), so that gradients do
     not vanish through norms behind the sums (Zhang et al. 2019, DS-Init, section 4); embeddings as in `gaussian`.
@@ -89,7 +89,7 @@ def _std(name: str, parameter: nn.Parameter, config: Config) -> float:
     std = 0.02 if config.init_std is None else config.init_std
     if config.mup_base is not None and name.startswith(INNER):
         std *= math.sqrt(config.mup_base / config.width)
-    return std / math.sqrt(2 * _layers(name, config)) if residual and config.init == "gpt2" else std
+    return std / math.sqrt(_writes(name, config)) if residual and config.init == "gpt2" else std
 
 
 def _layers(name: str, config: Config) -> int:
@@ -97,6 +97,12 @@ def _layers(name: str, config: Config) -> int:
     return (
         int(getattr(config, "encoder_layers", None) or config.layers) if name.startswith("encoder.") else config.layers
     )
+
+
+def _writes(name: str, config: Config) -> int:
+    """Matrices that write to the stream of a parameter's stack."""
+    crosses = config.kind == "encoder_decoder" and not name.startswith("encoder.")
+    return (3 if crosses else 2) * _layers(name, config)
 
 
 def _xavier(parameter: nn.Parameter, scale: float) -> None:
@@ -109,8 +115,8 @@ def _t_fixup(name: str, config: Config) -> float:
     """By what T-Fixup multiplies a matrix."""
     if ".blocks." not in name or name.endswith(("attention.query.weight", "attention.key.weight")):
         return 1.0
-    layers = _layers(name, config)
-    return float(0.67 * layers**-0.25 if name.startswith("encoder.") else (9 * layers) ** -0.25)
+    layers, encodes = _layers(name, config), name.startswith("encoder.") or config.mask == "full"
+    return float(0.67 * layers**-0.25 if encodes else (9 * layers) ** -0.25)
 
 
 def _modern(name: str, parameter: nn.Parameter, config: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,9 @@ REMEDY = "prepare the data again with `python prepare.py fresh=true`"
 HASHED_BYTES = 4 << 30
 """Up to this many bytes in all, `verify` in mode auto reads and hashes every file; above, it looks at sizes alone."""
 
+SET = "~"
+"""Stands between the name of a source and the number of a sampled set: `bible~2` is the same text in other pieces."""
+
 _DTYPES = {"uint16": 2, "uint32": 4}
 _BLOCK = 1 << 24
 
@@ -30,6 +33,14 @@ _BLOCK = 1 << 24
 def dtype_for(vocabulary: int) -> str:
     """The smallest shard type, "uint16" or "uint32", that holds the ids of a vocabulary."""
     return "uint16" if vocabulary <= 1 << 16 else "uint32"
+
+
+def sets_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """The sources behind some names: each with the names of its sampled sets in order, or with its own alone."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.partition(SET)[0], []).append(name)
+    return found
 
 
 @dataclass(frozen=True)

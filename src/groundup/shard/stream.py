@@ -1,6 +1,7 @@
 """The order of the data as a pure function of the sample number; batches, ranks and workers are unknown to it.
 
 consumed -> index (skipped ranges are passed over) -> source and ordinal (mixture) -> epoch and window (keyed shuffle).
+A source in several sampled sets gives one epoch of each in turn, so that no text comes again before all of it has come.
 So one integer is all the state there is, and any stretch can be computed by anyone, in any order.
 """
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from groundup.core.errors import ConfigError
 from groundup.core.keyed import derive
 from groundup.shard.documents import documents
+from groundup.shard.manifest import sets_of
 from groundup.shard.mixture import Mixture
 from groundup.shard.order import GROUP, grouped, permutation
 from groundup.shard.skip import Skips
@@ -31,7 +33,10 @@ _SHARDS = 1 << 32
 
 
 class Place(NamedTuple):
-    """Where samples stand: the number of their source, its epoch, and the window's number there; arrays alike."""
+    """Where samples stand: the number of their source, its epoch, and the window's number there; arrays alike.
+
+    Each sampled set counts as a source of its own here.
+    """
 
     source: Integers
     epoch: Integers
@@ -45,7 +50,7 @@ class Explanation:
     Attributes:
         sample: its number in the stream.
         index: its place in the order, which counts skipped samples too; what `skips` ranges over.
-        source: the source's name.
+        source: the source's name, of a sampled one with the set's number.
         epoch: how often the source had been read through before.
         window: the window's number in the source.
         first: the offset of its first token in the source.
@@ -64,10 +69,11 @@ class Explanation:
 class Stream:
     """Samples 0, 1, 2, ... without end: windows of context + 1 tokens of several sources, mixed and shuffled.
 
-    Each epoch of each source is every window of it once, in an order of its own.
+    Each epoch of each source is every window of it once, in an order of its own. Of a source in sampled sets it is
+    every window of one of them, and the next epoch is the next set's.
 
     Args:
-        sources: in the order the mixture numbers them.
+        sources: in the order the mixture numbers them; sampled sets of one stand behind each other and count once.
         mixture: how much of each.
         seed: names the order.
         context: tokens of a window that are fed to a model; each comes with its successor.
@@ -92,16 +98,21 @@ class Stream:
         shuffle_tokens: int | None = None,
         repeat_samples: int | None = None,
     ) -> None:
-        if len(sources) != mixture.sources:
-            raise ValueError(f"{len(sources)} sources cannot be mixed by {mixture.sources} shares")
+        self._sets = {name: len(names) for name, names in sets_of(source.name for source in sources).items()}
+        if len(self._sets) != mixture.sources:
+            raise ValueError(f"{len(self._sets)} sources cannot be mixed by {mixture.sources} shares")
         self.sources, self.mixture, self.skips = list(sources), mixture, skips or Skips()
         self.seed, self.context, self.end, self.repeat_samples = seed, context, end, repeat_samples
         self.dtype = sources[0].dtype
         self._sizes = np.array([source.count(context) for source in sources], dtype=np.int64)
+        self._ends = np.cumsum(self._sizes)
+        lasts = np.cumsum(list(self._sets.values()))
+        self._cycles = np.diff(self._ends[lasts - 1], prepend=0)  # windows of all sets of a source
         self._piece = max(1, shuffle_tokens // (GROUP * context)) if shuffle_tokens is not None else None
         self._blocks: OrderedDict[int, tuple[list[int], list[int]]] = OrderedDict()
         self._mapped: dict[int, memoryview] = {}
-        drawn = [source for k, source in enumerate(sources) if any(shares[k] for _, shares in mixture.knots)]
+        owners = np.searchsorted(lasts, np.arange(len(sources)), side="right")
+        drawn = [source for k, source in zip(owners, sources, strict=True) if any(s[k] for _, s in mixture.knots)]
         short = min(drawn, key=len)
         if short.count(context) == 0:
             what = f"is more than the {short.tokens} tokens of {short.split} source {short.name} allow"
@@ -120,8 +131,11 @@ class Stream:
         samples = np.asarray(samples, dtype=np.int64)
         if self.repeat_samples is not None:
             samples = samples % self.repeat_samples
-        source, ordinal = self.mixture.locate(self.skips.index(samples))
-        epoch, rest = np.divmod(ordinal, self._sizes[source])
+        drawn, ordinal = self.mixture.locate(self.skips.index(samples))
+        epoch, rest = np.divmod(ordinal, self._cycles[drawn])
+        rest += (np.cumsum(self._cycles) - self._cycles)[drawn]
+        source = np.searchsorted(self._ends, rest, side="right")
+        rest -= (self._ends - self._sizes)[source]
         window = np.empty_like(rest)
         for number in np.flatnonzero(np.bincount(source)).tolist():
             rows = np.flatnonzero(source == number)
@@ -165,9 +179,10 @@ class Stream:
         return tokens, documents(tokens, self.end)[0]
 
     def epochs(self, samples: int) -> dict[str, float]:
-        """How often the first `samples` samples read each source through; above 1, text is repeated."""
+        """How often the first `samples` samples read the text of each source through; above 1, it is repeated."""
         counts = self.mixture.counts(int(self.skips.index(np.array([samples]))[0]))
-        return {source.name: float(c / n) for source, c, n in zip(self.sources, counts, self._sizes, strict=True)}
+        sources = zip(self._sets.items(), counts, self._cycles, strict=True)
+        return {name: float(count * sets / windows) for (name, sets), count, windows in sources}
 
     def explain(self, sample: int) -> Explanation:
         """The source, window and documents of a sample.

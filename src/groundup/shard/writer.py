@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from groundup.core.errors import DataError
 from groundup.core.files import atomic_file
 from groundup.shard import provenance as records
-from groundup.shard.manifest import Shard, Stored
+from groundup.shard.manifest import SET, Shard, Stored
 
 SHARD_TOKENS = 1 << 27
 """Tokens after which a shard is closed, where nothing else is said."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]*({SET}[0-9]+)?")
 
 
 class Writer:
@@ -33,7 +33,7 @@ class Writer:
     Args:
         folder: the data folder.
         split: "train" or "held_out".
-        source: letters, digits, dot, dash and underscore.
+        source: letters, digits, dot, dash and underscore; `~` and a number where it is a sampled set.
         dtype: "uint16" or "uint32".
         shard_tokens: a shard is closed after the document with which it reaches this many.
         vocabulary: the number of ids.

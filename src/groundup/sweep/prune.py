@@ -10,6 +10,7 @@ from optuna.samplers import RandomSampler
 from typing_extensions import override
 
 from groundup.callback.watched import watched
+from groundup.core.bits import sought
 from groundup.sweep.study import GIVEN_UP, load, trial_of
 
 
@@ -37,7 +38,7 @@ class Prune(lightning.Callback):
             return
         trial = trial_of(load(self.study, RandomSampler(), self.options.build(module.total.tokens)), self.number)
         if look not in trial.study.get_trials(deepcopy=False)[self.number].intermediate_values:
-            trial.report(module.validation["all"], look)
+            trial.report(sought(module.validation), look)
         if trial.should_prune():
             trial.set_user_attr(GIVEN_UP, module.progress.tokens)
             trainer.should_stop = True

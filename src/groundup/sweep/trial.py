@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.callback.history import METRICS, read
+from groundup.core.bits import sought
 from groundup.core.config import to_dict
 from groundup.core.errors import StorageError, UserError
 from groundup.core.files import storage_error
@@ -124,7 +125,7 @@ def _wait(command: list[str], output: Any, lock: int, beat: Callable[[], None]) 
 
 def _complete(folder: Path, seconds: float) -> Ending:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    value = report["held_out"].get("all")
+    value = sought(report["held_out"]) if report["held_out"] else None
     elapsed = report["speed"].get("elapsed_seconds") or seconds
     if value is None or not math.isfinite(value):
         return Ending("failed", tokens=report["tokens"], seconds=elapsed, reason="held-out text: not a finite number")

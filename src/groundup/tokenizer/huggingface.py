@@ -14,9 +14,10 @@ from tokenizers import Tokenizer as Library
 
 from groundup.core.errors import ConfigError, DataError, nearest
 from groundup.core.files import atomic_json, atomic_write
+from groundup.tokenizer.dropout import Merges
 from groundup.tokenizer.protocol import CARD, Ids
 from groundup.tokenizer.sentence import SPACE
-from groundup.tokenizer.table import Table, byte_of
+from groundup.tokenizer.table import BYTES, Table, byte_of
 
 FILE = "tokenizer.json"
 GPT2_END = "<|endoftext|>"
@@ -106,6 +107,24 @@ class HuggingFace:
             return [np.array(self.encode(text), dtype=np.int32) for text in texts]
         encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def merges(self) -> Merges | None:
+        """The merges of a byte-pair model, in the order of the file; None for one with other rules."""
+        model, added = self._description["model"], self._description["added_tokens"]
+        ids = {str(piece): int(i) for piece, i in (model["vocab"].items() if model["type"] == "BPE" else ())}
+        alphabet = BYTES if model.get("byte_fallback") else byte_characters().values()
+        rules = ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "dropout")
+        special = all(token["special"] for token in added)
+        if any(model.get(rule) for rule in rules) or not special or not all(map(ids.__contains__, alphabet)):
+            return None
+        ranks = {tuple(pair.split(" ") if isinstance(pair, str) else pair): i for i, pair in enumerate(model["merges"])}
+        return Merges(self._words, ranks, ids, [ids[name] for name in alphabet] if alphabet is BYTES else [])
+
+    def _words(self, text: str) -> list[str]:
+        text.encode()
+        normalizer, splitter = self._library.normalizer, self._library.pre_tokenizer
+        normal = text if normalizer is None else normalizer.normalize_str(text)
+        return [normal] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(normal)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""

@@ -13,12 +13,15 @@ import sentencepiece
 
 from groundup.core.errors import ConfigError, DataError, nearest
 from groundup.core.files import atomic_json, atomic_write
+from groundup.tokenizer.dropout import Merges
 from groundup.tokenizer.protocol import CARD, Ids
-from groundup.tokenizer.table import Table, byte_of
+from groundup.tokenizer.table import BYTES, Table, byte_of
 
 MODEL = "tokenizer.model"
 SPACE = "\u2581"  # SentencePiece writes a space as this character, so that the two cannot be told apart
-TRAINER_SPEC, SELF_TEST = 2, 4  # fields of a ModelProto that say how it was made, not what it does
+PIECE, TRAINER_SPEC, SELF_TEST = 1, 2, 4  # fields of a ModelProto; the last two say how it was made, not what it does
+KIND = 3  # the field of a piece, or of TRAINER_SPEC, that says of what kind it, or the model, is
+BYTE_PAIRS, ORDINARY, OWN_RULES = b"\2", b"\1", (b"\4", b"\5")  # a kind of model, and kinds of pieces
 _CUT = re.compile(r".{4096,}?[^ ](?= )|.+", re.DOTALL)
 
 
@@ -50,7 +53,7 @@ class SentencePiece:
         self.vocabulary = self._model.get_piece_size()
         self.end = self._find_end(end)
         self._table = Table(list(self._pieces()), adds_space=self._model.normalize("a") == SPACE + "a")
-        self._escape = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()] if exact else []
+        self._escape = [self._model.piece_to_id(BYTES[byte]) for byte in SPACE.encode()] if exact else []
 
     def _find_end(self, piece: str | None) -> int:
         if piece is None:
@@ -108,6 +111,26 @@ class SentencePiece:
             return [part for run in re.split(f"({SPACE})", text) for part in _CUT.findall(run)]
         return [text] if len(text) < 8192 else _CUT.findall(text)
 
+    def merges(self) -> Merges | None:
+        """The merges of a byte-pair model, by the scores of the pieces they make; None for a model with other rules."""
+        message = list(fields(self._bytes))
+        model = {n: value for number, content in message if number == TRAINER_SPEC for n, value in fields(content)}
+        kinds = [dict(fields(content)).get(KIND, ORDINARY) for number, content in message if number == PIECE]
+        spelt = [self._model.piece_to_id(piece) for piece in BYTES]
+        whole = all(map(self._model.is_byte, spelt))
+        if model.get(KIND) != BYTE_PAIRS or not whole or any(kind in OWN_RULES for kind in kinds):
+            return None
+        scored = [(name.replace(SPACE, " ") if self.exact else name, score) for name, score in self.scored()]
+        ids = {name: i for i, (name, _) in enumerate(scored) if kinds[i] == ORDINARY}
+        order = {score: rank for rank, score in enumerate(sorted({score for _, score in scored}, reverse=True))}
+        ranks = {
+            (name[:cut], name[cut:]): order[scored[i][1]]
+            for name, i in ids.items()
+            for cut in range(1, len(name))
+            if all(len(part) == 1 or part in ids for part in (name[:cut], name[cut:]))
+        }
+        return Merges(lambda text: [text if self.exact else self._model.normalize(text)], ranks, ids, spelt)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""
         return self._table.decode(ids)
@@ -145,15 +168,18 @@ class SentencePiece:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of a protocol-buffer message whose fields are all of the length-delimited kind.
+    """The fields of a protocol-buffer message.
 
     Yields:
-        the number and content of each field in order.
+        the number and the bytes of each field in order.
     """
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
-        length, at = _varint(message, at)
+        if tag & 7 == 2:
+            length, at = _varint(message, at)
+        else:
+            length = {1: 8, 5: 4}.get(tag & 7) or _varint(message, at)[1] - at
         yield tag >> 3, message[at : at + length]
         at += length
 

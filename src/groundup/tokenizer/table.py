@@ -8,6 +8,9 @@ import numpy as np
 
 from groundup.tokenizer.protocol import Ids
 
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+"""How a byte is spelt that stands where no piece does, by SentencePiece and by those who took it over."""
+
 
 class Table:
     """Decodes by joining the bytes of ids, so that what is counted is what is decoded.

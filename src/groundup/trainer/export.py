@@ -13,7 +13,9 @@ from torch import Tensor
 from groundup.callback.checkpoint import CALLBACK
 from groundup.callback.tensors import read_all
 from groundup.core.files import storage_error
+from groundup.model import task_head
 from groundup.model.load import save
+from groundup.model.task import Task
 from groundup.objective.state import NETS, OPTIMIZER
 
 
@@ -45,14 +47,20 @@ def export(checkpoint: Path, model: Any, tokenizer: Path, folder: Path) -> None:
             raise storage_error(folder / "tokenizer", error) from error
 
 
-def weights_of(checkpoint: Path) -> dict[str, Tensor]:
+def export_head(checkpoint: Path, task: Task, folder: Path) -> None:
+    """Write the head of a task beside the network; arguments and errors as for `export`."""
+    task_head.save(task, weights_of(checkpoint, "task"), folder)
+
+
+def weights_of(checkpoint: Path, name: str = "model") -> dict[str, Tensor]:
     """The weights of a checkpoint by the net's names: the averaged ones where there are some, else the trained ones.
 
     Args:
         checkpoint: a verified `step-N` folder.
+        name: of the net.
     """
     tensors = {name: value for name, value in read_all(checkpoint).items() if not name.startswith(OPTIMIZER)}
-    net, averaged = f"{NETS}model.", f"{CALLBACK}ema/model."
+    net, averaged = f"{NETS}{name}.", f"{CALLBACK}ema/{name}."
     weights = {name.removeprefix(net): value for name, value in tensors.items() if name.startswith(net)}
     weights.update({name.removeprefix(averaged): value for name, value in tensors.items() if name.startswith(averaged)})
     return weights

@@ -81,6 +81,9 @@ def open_run(path: Path, say: Callable[[str], None], data_path: str | None = Non
     where = {} if data_path is None else {"path": data_path}
     data = from_dict("data", {**config["data"], **where})
     objective = from_dict("objective", config["objective"])
+    if hasattr(objective, "head"):
+        what = "was fine-tuned on examples, and its own report has what it answers to those held out"
+        raise ConfigError(f"run={path}", what, "ask it more by groundup.objective.predict: see docs/guide/recipes.md")
     listed = checkpoint.listed(folder)
     behind = bool(listed) and checkpoint.step_of(listed[-1]) < segments[-1].last.steps
     if source is None and (behind or not (folder / WEIGHTS).is_file()):

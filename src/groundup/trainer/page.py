@@ -43,10 +43,20 @@ def percent(share: float | None) -> str:
 
 def _tiles(figures: Figures) -> list[tuple[str, str, str]]:
     speed, parameters, tiles = figures["speed"], figures["parameters"], []
-    if "all" in figures["held_out"]:
-        tiles.append(("bits per byte", f"{figures['held_out']['all']:.3f}", "of held-out text; lower is better"))
+    held_out = figures["held_out"]
+    if "all" in held_out:
+        tiles.append(("bits per byte", f"{held_out['all']:.3f}", "of held-out text; lower is better"))
+    read = "text" if "all" in held_out or not held_out else "examples"
+    named = [name for name in ("accuracy", "spearman", "f1") if name in held_out]
+    tiles.extend((name, f"{held_out[name]:.3f}", "on held-out examples; higher is better") for name in named)
     tiles.append(("parameters", quantity(parameters["total"]), f"{quantity(parameters['matrix'])} in matrices"))
-    tiles.append(("tokens", quantity(figures["tokens"]), f"{figures['epochs']:.2g} times the training text"))
+    tiles.append(
+        (
+            "tokens",
+            quantity(figures["tokens"]),
+            f"{figures['epochs']:.2g} times the training {read}",
+        )
+    )
     if speed["elapsed_seconds"] is not None:
         tiles.append(("time", duration(speed["elapsed_seconds"]), f"on {figures['environment']['device']}"))
     if speed["tokens_per_second"] is not None:
@@ -76,6 +86,9 @@ _SHAPE = {"layers": "layers", "width": "channels", "heads": "heads", "context": 
 def _held_out(report: Report, figures: Figures) -> None:
     if not figures["held_out"]:
         return
+    if "all" not in figures["held_out"]:
+        _examples(report, figures)
+        return
     report.heading("Held-out text")
     report.paragraph(
         "How well the finished weights predict documents they were not trained on: bits per UTF-8 byte, "
@@ -91,6 +104,27 @@ def _held_out(report: Report, figures: Figures) -> None:
         rows.append([name, *first, f"{value:.4f}", *cells])
     header = ["source", *(["before training"] if before else []), "bits per byte"]
     report.table([*header, "documents held out", "bytes held out"], rows)
+
+
+def _examples(report: Report, figures: Figures) -> None:
+    found, before = figures["held_out"], figures["held_out_first"]
+    report.heading("Held-out examples")
+    report.paragraph(
+        f"How well the finished weights answer {found['count']:,.0f} examples that they were not trained on. What "
+        "always gives one answer (the commonest class, the mean score, or none) is the least there is to surpass."
+    )
+    rows: list[list[Cell]] = []
+    for name, value in found.items():
+        if name != "count" and not name.startswith(CONSTANT):
+            first: list[Cell] = [f"{before[name]:.4f}" if name in before else None] if before else []
+            same = [f"{found[prefix + name]:.4f}" for prefix in CONSTANT if prefix + name in found]
+            rows.append([name.replace("_", " "), *first, f"{value:.4f}", same[0] if same else None])
+    header = ["measure", *(["before training"] if before else []), "value", "of one answer to all"]
+    report.table(header, rows)
+
+
+CONSTANT = ("majority_", "mean_", "no_answer_")
+"""How the measures of a constant answer are named, before the measure's own name."""
 
 
 def _tasks(report: Report, figures: Figures) -> None:

@@ -18,9 +18,11 @@ from groundup.callback import curves, samples
 from groundup.callback.history import METRICS, SPEED, Series, read
 from groundup.core.config import to_dict
 from groundup.core.files import atomic_json
+from groundup.core.progress import Progress
+from groundup.data.examples import ABOUT
 from groundup.data.opening import storage_of
 from groundup.evaluation.samples import Sample, examine
-from groundup.shard.manifest import Manifest
+from groundup.shard.manifest import Manifest, sets_of
 from groundup.shard.storage import Storage
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.protocol import Tokenizer
@@ -60,7 +62,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
     manifest = Manifest.read(storage)
     config, segments = segment_list.read(folder)
     data = data_rows(manifest)
-    trained = sum(row["tokens"] for row in data if row["split"] == "train")
+    trained = tokens_once(manifest)
     accelerator, precision = device_of(recipe.trainer)
     logged = read(folder / METRICS)
     return {
@@ -68,7 +70,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "identity": folder.name,
         "steps": outcome.progress.steps,
         "tokens": outcome.progress.tokens,
-        "epochs": outcome.progress.tokens / trained if trained else float("nan"),
+        "epochs": epochs(manifest, outcome.progress, trained),
         "parameters": recipe.model.parameters(),
         "flops_per_token": recipe.model.flops_per_token(),
         "precision": precision,
@@ -85,13 +87,19 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def epochs(manifest: Manifest, progress: Progress, trained: int) -> float:
+    """How often the training text, or each of the examples, was read."""
+    if ABOUT in manifest.about:
+        return progress.samples / int(manifest.about[ABOUT]["counts"]["train"])
+    return progress.tokens / trained if trained else float("nan")
+
+
 def held_out_first(series: Mapping[str, Series]) -> dict[str, float]:
-    """Held-out bits per byte before the first step, by source; empty where nobody looked."""
-    prefix = "held_out/"
+    """Held-out bits per byte before the first step by source, or measures on examples; empty where nobody looked."""
     return {
-        name.removeprefix(prefix): found.values[0]
+        name.partition("/")[2]: found.values[0]
         for name, found in series.items()
-        if name.startswith(prefix) and found.steps[:1] == [0]
+        if name.startswith(("held_out/", "examples/")) and found.steps[:1] == [0]
     }
 
 
@@ -158,8 +166,9 @@ def training_texts(storage: Storage, tokenizer: Tokenizer, most_tokens: int = CO
     """
     manifest = Manifest.read(storage)
     left, dtype = most_tokens, np.dtype(manifest.tokenizer.dtype).newbyteorder("<")
-    for holding in manifest.splits.get("train", {}).values():
-        for shard in holding.shards:
+    held = manifest.splits.get("train", {})
+    for first, *_ in sets_of(held).values():
+        for shard in held[first].shards:
             path = storage.path(shard.data.file, shard.data.size, shard.data.sha256)
             tokens = np.memmap(path, dtype=dtype, mode="r")[: max(0, left)]
             left -= len(tokens)
@@ -167,6 +176,12 @@ def training_texts(storage: Storage, tokenizer: Tokenizer, most_tokens: int = CO
             for stop in np.flatnonzero(tokens == manifest.tokenizer.end):
                 yield tokenizer.decode(tokens[start:stop].tolist())
                 start = int(stop) + 1
+
+
+def tokens_once(manifest: Manifest) -> int:
+    """The tokens of the training text read once: of a source in several sampled sets, their mean."""
+    held = manifest.splits.get("train", {})
+    return sum(round(sum(held[name].tokens for name in names) / len(names)) for names in sets_of(held).values())
 
 
 def data_rows(manifest: Manifest) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from groundup.core.split import HELD_OUT, SPLITS
 from groundup.corpus.document import Document
 from groundup.corpus.reading import Reading, Tally
 from groundup.evaluation.held_out import HeldOutItems
-from groundup.shard.manifest import Holding, dtype_for
+from groundup.shard.manifest import SET, Holding, dtype_for
 from groundup.shard.writer import Writer
+from groundup.tokenizer.dropout import Dropout
 from groundup.tokenizer.protocol import Ids, Tokenizer
 
 BATCH_BYTES = 4 << 20  # of text encoded at a time
@@ -27,7 +28,7 @@ class Row:
     """What became of one source.
 
     Attributes:
-        tokens: by split, ends of documents included.
+        tokens: by split, ends of documents included; of sampled sets those of the first.
         seconds: reading, encoding and writing.
         lost: what the first document that did not come back from its ids lost, or None.
     """
@@ -47,16 +48,27 @@ class Encoding:
         shard_tokens: tokens in a shard file before the next begins.
         strict: whether a document that does not come back from its ids is an error.
         items: is given every held-out document.
+        dropout: segments the training text; None: the tokenizer does, as it does all other text.
+        sets: how often the training text is written, segmented otherwise each time.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, folder: Path, shard_tokens: int, strict: bool, items: HeldOutItems
+        self,
+        tokenizer: Tokenizer,
+        folder: Path,
+        shard_tokens: int,
+        strict: bool,
+        items: HeldOutItems,
+        dropout: Dropout | None = None,
+        sets: int = 1,
     ) -> None:
         self._tokenizer = tokenizer
         self._folder = folder
         self._shard_tokens = shard_tokens
         self._strict = strict
         self._items = items
+        self._dropout = dropout
+        self._sets = range(1, sets + 1)
         self.dtype = dtype_for(tokenizer.vocabulary)
         self.rows: list[Row] = []
 
@@ -72,36 +84,52 @@ class Encoding:
             began = time.perf_counter()
             row, told = Row(name), began
             with ExitStack() as stack:
-                writers = {split: stack.enter_context(self._writer(split, name)) for split in SPLITS}
+                writers = {
+                    split: {held: stack.enter_context(self._writer(split, held)) for held in self._names(split, name)}
+                    for split in SPLITS
+                }
                 for batch in batches(documents):
-                    for (split, document), ids in zip(batch, self._encode(row, batch), strict=True):
+                    for (split, document), arrays in zip(batch, self._encode(row, batch), strict=True):
                         provenance = {**document.origin, "hash": document.fingerprint}
-                        writers[split].add(ids, len(document.text.encode()), provenance)
-                        row.tokens[split] += len(ids) + 1
+                        for writer, ids in zip(writers[split].values(), arrays, strict=True):
+                            writer.add(ids, len(document.text.encode()), provenance)
+                        row.tokens[split] += len(arrays[0]) + 1
                         if split == HELD_OUT:
                             self._items.add(name, document.fingerprint, document.text)
                     if time.perf_counter() - told > TELL_S:
                         told = time.perf_counter()
                         print(f"{name}: {sum(row.tokens.values()):,} tokens after {told - began:.0f} s", flush=True)
-                for split, writer in writers.items():
+                for split, held, writer in ((s, h, w) for s, named in writers.items() for h, w in named.items()):
                     holding = Holding.of(writer.close())
                     if holding.documents:
-                        holdings[split][name] = holding
+                        holdings[split][held] = holding
             row.seconds = time.perf_counter() - began
             self.rows.append(row)
         return holdings
+
+    def _names(self, split: str, source: str) -> list[str]:
+        """What a source is called in a split: in the training text once for each of its sampled sets."""
+        if split == HELD_OUT or len(self._sets) == 1:
+            return [source]
+        return [f"{source}{SET}{number}" for number in self._sets]
 
     def _writer(self, split: str, name: str) -> Writer:
         vocabulary, end = self._tokenizer.vocabulary, self._tokenizer.end
         return Writer(self._folder, split, name, self.dtype, self._shard_tokens, vocabulary=vocabulary, end=end)
 
-    def _encode(self, row: Row, batch: Sequence[tuple[str, Document]]) -> Iterator[Ids]:
-        arrays = self._tokenizer.encode_batch([document.text for _, document in batch])
+    def _encode(self, row: Row, batch: Sequence[tuple[str, Document]]) -> Iterator[list[Ids]]:
+        """The ids of each document: one array, or one a set where it is sampled."""
+        usual = [document.text for split, document in batch if self._dropout is None or split == HELD_OUT]
+        encoded = iter(self._tokenizer.encode_batch(usual))
         first = not any(row.tokens.values())
-        for number, ((_, document), ids) in enumerate(zip(batch, arrays, strict=True)):
+        for number, (split, document) in enumerate(batch):
+            if self._dropout is None or split == HELD_OUT:
+                arrays = [next(encoded)]
+            else:
+                arrays = self._dropout.encode(document.text, document.fingerprint, self._sets)
             if first and number < CHECKED and row.lost is None:
-                row.lost = self._loss(row.name, document, ids)
-            yield ids
+                row.lost = self._loss(row.name, document, arrays[-1])
+            yield arrays
 
     def _loss(self, name: str, document: Document, ids: Ids) -> str | None:
         back = self._tokenizer.decode(ids.tolist())

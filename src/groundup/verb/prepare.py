@@ -15,21 +15,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import groundup.corpus.config
-import groundup.tokenizer.config  # noqa: F401  # these register the groups
+import groundup.corpus.config  # noqa: F401  # it registers groups
 from groundup.core.config import MISSING, identity_of, option, schema, to_dict
 from groundup.core.errors import ConfigError, DataError, StorageError
 from groundup.core.files import atomic_json, read_json
+from groundup.core.split import TRAIN
 from groundup.corpus.document import Source
 from groundup.corpus.reading import Reading
 from groundup.evaluation.held_out import HeldOutItems
 from groundup.shard.manifest import Manifest, Stored, Vocabulary
+from groundup.tokenizer.config import Bytes, Pretrained
+from groundup.tokenizer.dropout import Dropout
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.verb.encode import Encoding, table
 from groundup.verb.staging import CONFIG, MAKER, Standing, staged, standing
 
 ROOM = 1 << 20  # bytes below which a disk counts as full
 LONGEST = 5  # bytes an id stands for on average at most: what the disk must hold is never overstated
+LATER = {"sampled_sets": 1, "bpe_dropout": 0.0}
+"""Options that are younger than some data folders, with the values that these were made with."""
 LIBRARIES = ("numpy", "sentencepiece", "tokenizers", "pyarrow", "zstandard")
 
 
@@ -43,7 +47,9 @@ class Prepare:
     step: dict[str, Any] = option({}, "what each document goes through, in this order")
     tokenizer: Any = option(MISSING, "how text becomes ids")
     held_out: float = option(0.05, "fraction of documents held out, by a hash of their text", at_least=0, below=1)
-    seed: int = option(0, "which documents are held out", at_least=0)
+    seed: int = option(0, "which documents are held out, and which merges are left out", at_least=0)
+    sampled_sets: int = option(1, "how often training text is written, in other pieces each time", at_least=1)
+    bpe_dropout: float = option(0.0, "leave a merge out with this probability in training text", at_least=0, below=1)
     shard_tokens: int = option(1 << 26, "tokens in a shard file before the next begins", at_least=1024)
     lossless: str = option("error", "what a text is that its ids do not give back", choices=("error", "warning"))
     workers: int | None = option(None, "threads that encode; by default one a core", at_least=1, identity=False)
@@ -56,6 +62,9 @@ class Prepare:
         for name in self.source:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
                 raise ConfigError(f"source.{name}", "does not serve as the name of a file", "use letters and digits")
+        if self.sampled_sets > 1 and not self.bpe_dropout:
+            what = "would all be the same"
+            raise ConfigError(f"sampled_sets={self.sampled_sets}", what, "give bpe_dropout, for instance 0.1")
 
     @property
     def folder(self) -> Path:
@@ -76,6 +85,8 @@ class Prepare:
                 source.build().check()
         with under("tokenizer"):
             self.tokenizer.check()
+        if self.bpe_dropout and isinstance(self.tokenizer, Bytes | Pretrained):  # one to be trained is asked later
+            self._dropout(self.tokenizer.build(lambda: iter(())))
 
     def run(self) -> Path:
         """Prepare the data, or see that it is there, and print what it holds.
@@ -97,17 +108,24 @@ class Prepare:
         stamps = {name: source.stamp() for name, source in sources.items()}
         reading = Reading(sources, self._steps, self.seed, self.held_out)
         tokenizer = self._tokenizer(reading)
+        dropout = self._dropout(tokenizer)
         with staged(self.folder) as place:
             tokenizer.save(place / "tokenizer")
             items = HeldOutItems(self.seed)
-            encoding = Encoding(tokenizer, place, self.shard_tokens, self.lossless == "error", items)
+            rest = (self.lossless == "error", items, dropout, self.sampled_sets)
+            encoding = Encoding(tokenizer, place, self.shard_tokens, *rest)
             holdings = encoding.run(reading)
             questions = {Path(name).stem: asdict(Stored.of(place, name)) for name in items.write(place)}
             atomic_json(place / CONFIG, self._record(stamps))
             vocabulary = Vocabulary(tokenizer.digest, tokenizer.vocabulary, tokenizer.end, encoding.dtype)
-            Manifest(vocabulary, holdings, {"name": self.name, "questions": questions}).write(place)
+            sampling = {"sets": self.sampled_sets, "bpe_dropout": self.bpe_dropout}
+            about = {"name": self.name, "questions": questions, **({"sampling": sampling} if dropout else {})}
+            Manifest(vocabulary, holdings, about).write(place)
         for line in table(encoding.rows, reading.tallies):
             print(line)
+        if dropout:
+            times = f"in {self.sampled_sets} sampled sets; tokens are those of the first"
+            print(f"note: training text is segmented with bpe_dropout={self.bpe_dropout:g}, {times}")
         print(f"prepared {self.folder} in {time.perf_counter() - began:.1f} s ({tokenizer.vocabulary:,} ids)")
         return self.folder
 
@@ -124,9 +142,13 @@ class Prepare:
         tokenizer.threads = self.workers or cores()
         return tokenizer
 
+    def _dropout(self, tokenizer: Tokenizer) -> Dropout | None:
+        return Dropout(tokenizer, self.bpe_dropout, self.seed) if self.bpe_dropout else None
+
     def _texts(self, reading: Reading) -> Iterator[str]:
         yield from reading.train_texts()
-        size = sum(tally.bytes.total() for tally in reading.tallies.values())
+        tallies = reading.tallies.values()
+        size = sum(tally.bytes.total() + (self.sampled_sets - 1) * tally.bytes[TRAIN] for tally in tallies)
         needed = ROOM + size // LONGEST * 2
         place = existing(self.folder)
         free = shutil.disk_usage(place).free
@@ -168,8 +190,8 @@ class Prepare:
         """
         if self.fresh or standing(self.folder) is not Standing.WHOLE:
             return False
-        saved = read_json(self.folder / CONFIG, "prepare again with fresh=true").get("identity")
-        differences = differing(saved, identity_of(self))
+        saved = read_json(self.folder / CONFIG, "prepare again with fresh=true").get("identity", {})
+        differences = differing({**LATER, **saved}, identity_of(self))
         if differences:
             what = f"holds data prepared with another config ({', '.join(differences[:3])})"
             raise ConfigError(self._where, what, "give another path=..., or fresh=true to replace it")

@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from groundup.core.errors import ConfigError, DataError
+from groundup.interop.families.encoders import BERT, ROBERTA
 from groundup.interop.families.gpt import GPT2, GPTJ, NEO
 from groundup.interop.families.llama import LLAMA, MISTRAL, MIXTRAL, NANOCHAT, QWEN3
 from groundup.interop.families.open_models import BLOOM, NEOX, OPT
+from groundup.interop.families.two_stacks import BART, MBART, MT5, T5
 from groundup.interop.family import Family
-from groundup.model.config import Decoder
+from groundup.model.options import Transformer
 
-FAMILIES = (NANOCHAT, LLAMA, MISTRAL, MIXTRAL, QWEN3, GPT2, GPTJ, NEOX, NEO, OPT, BLOOM)
+FAMILIES = (
+    *(NANOCHAT, LLAMA, MISTRAL, MIXTRAL, QWEN3, GPT2, GPTJ, NEOX, NEO, OPT, BLOOM),
+    *(BERT, ROBERTA),
+    *(T5, MT5, BART, MBART),
+)
 
 
-def family_of(config: Decoder, model_type: str | None = None) -> Family:
+def family_of(config: Transformer, model_type: str | None = None) -> Family:
     """The family that a network is of.
 
     Args:
@@ -28,13 +34,14 @@ def family_of(config: Decoder, model_type: str | None = None) -> Family:
     if not wanted:
         known = ", ".join(family.model_type for family in FAMILIES)
         raise ConfigError(f"model_type={model_type}", "is not known", f"choose from {known}")
-    nearest = min(wanted, key=lambda family: len(family.misfits(config)))
+    alike = [family for family in wanted if isinstance(config, family.kind)] or wanted
+    nearest = min(alike, key=lambda family: len(family.misfits(config)))
     misfits = nearest.misfits(config)
     if misfits:
         raise ConfigError(
             f"model.{misfits[0]}",
             f"transformers has no such network: nearest is {nearest.architecture}, and {', '.join(misfits)}",
-            f"export a network that is one of {', '.join(family.architecture for family in FAMILIES)}",
+            f"export a network that is one of {', '.join(family.architecture for family in alike)}",
         )
     return nearest
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from groundup.core.errors import DataError
 from groundup.interop.families.shared import BIASED, BLOCK, LEARNED, QKV, UNGROUPED, apart
-from groundup.interop.family import BASE, Family, To
+from groundup.interop.family import ACTIVATIONS, BASE, Family, To
 from groundup.interop.form import PLAIN, Form, side_by_side
-from groundup.model.config import Decoder
+from groundup.model.options import Transformer
 
 CONV1D = Form(transposed=True)
 """GPT-2's own linear map, whose matrices have inputs first."""
@@ -58,7 +58,7 @@ GPT2 = Family(
     },
     fixed={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     written={"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    activation=("activation_function", False),
+    activation=("activation_function", ACTIVATIONS),
     modules=_gpt2_modules(
         "attn.", "c_proj", "c_fc", "c_proj", {QKV: To("transformer.h.{}.attn.c_attn", CONV1D)}, CONV1D
     ),
@@ -96,7 +96,7 @@ GPTJ = Family(
         "activation_function": "gelu_new",
     },
     written={"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    activation=("activation_function", False),
+    activation=("activation_function", ACTIVATIONS),
     modules=_gpt2_modules(
         "attn.",
         "out_proj",
@@ -131,7 +131,7 @@ def _local_in(there: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"sliding_window": int(there.get("window_size", 256)), "sliding_every": every}
 
 
-def _local_out(config: Decoder) -> dict[str, Any]:
+def _local_out(config: Transformer) -> dict[str, Any]:
     kinds = ["local" if layer in config.sliding_layers else "global" for layer in range(config.layers)]
     return {"attention_types": [[kinds, 1]], "window_size": config.sliding_window or 256}
 
@@ -161,7 +161,7 @@ NEO = Family(
     defaults={"intermediate_size": None, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}
     | {"activation_function": "gelu_new"},
     written={"resid_dropout": 0.0, "embed_dropout": 0.0, "attention_dropout": 0.0},
-    activation=("activation_function", False),
+    activation=("activation_function", ACTIVATIONS),
     modules=_gpt2_modules(
         "attn.attention.",
         "out_proj",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from groundup.interop.families.shared import BLOCK, QKV, SIZES, qkv_bias, rope, share_of_width, turns, whole_heads
-from groundup.interop.family import BASE, Family, To
+from groundup.interop.family import BASE, GATES, Family, To
 from groundup.interop.form import PLAIN, Form, swapped_halves
 
 ROTARY = {"positions": "rotary", "norm": "rms", "parallel": None, "rope_share": 1.0}
@@ -72,7 +72,7 @@ LLAMA = Family(
     keys={**LLAMA_KEYS, "head_dim": "channels", "attention_bias": "qkv_bias", "mlp_bias": "bias"},
     defaults={**LLAMA_DEFAULTS, "head_dim": None, "attention_bias": False, "mlp_bias": False},
     written={"attention_dropout": 0.0},
-    activation=("hidden_act", True),
+    activation=("hidden_act", GATES),
     modules=_llama_modules(PLAIN, gated=True, normed=False, gain=True),
     prefix="model.",
     reads=turns,

@@ -17,12 +17,12 @@ from groundup.interop.families.shared import (
     rope,
     turns,
 )
-from groundup.interop.family import BASE, Family, To
+from groundup.interop.family import ACTIVATIONS, BASE, Family, To
 from groundup.interop.form import Form
-from groundup.model.config import Decoder
+from groundup.model.options import Transformer
 
 
-def _four_widths(config: Decoder) -> int:
+def _four_widths(config: Transformer) -> int:
     return 4 * config.width
 
 
@@ -33,7 +33,7 @@ def _neox_in(there: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**turns(there, where), "rope_share": share, "parallel": parallel}
 
 
-def _neox_out(config: Decoder) -> dict[str, Any]:
+def _neox_out(config: Transformer) -> dict[str, Any]:
     entries = rope(config)
     entries["rope_parameters"].setdefault("partial_rotary_factor", config.rope_share)
     share = entries["rope_parameters"]["partial_rotary_factor"]
@@ -59,7 +59,7 @@ NEOX = Family(
     },
     defaults={"tie_word_embeddings": False, "layer_norm_eps": 1e-5, "attention_bias": True, "hidden_act": "gelu"},
     written={"attention_dropout": 0.0, "hidden_dropout": 0.0},
-    activation=("hidden_act", False),
+    activation=("hidden_act", ACTIVATIONS),
     modules={
         ("trunk.embedding",): To("gpt_neox.embed_in"),
         (f"{BLOCK}attention_norm",): To("gpt_neox.layers.{}.input_layernorm"),
@@ -103,7 +103,7 @@ OPT = Family(
     | {"activation_function": "relu", "layer_norm_elementwise_affine": True},
     fixed={"_remove_final_layer_norm": False},
     written={"dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.0},
-    activation=("activation_function", False),
+    activation=("activation_function", ACTIVATIONS),
     modules={
         ("trunk.embedding",): To("model.decoder.embed_tokens"),
         ("trunk.project_in",): To("model.decoder.project_in"),

@@ -8,7 +8,7 @@ from typing import Any
 from groundup.core.errors import DataError
 from groundup.interop.family import To
 from groundup.interop.form import PLAIN, Form
-from groundup.model.config import Decoder
+from groundup.model.options import Transformer
 
 BLOCK = "trunk.blocks.{}."
 QKV = (f"{BLOCK}attention.query", f"{BLOCK}attention.key", f"{BLOCK}attention.value")
@@ -22,20 +22,20 @@ SIZES = {
 }
 
 
-def heads(config: Decoder) -> int:
+def heads(config: Transformer) -> int:
     return config.heads
 
 
-def share_of_width(config: Decoder) -> float:
+def share_of_width(config: Transformer) -> float:
     return config.width / config.heads
 
 
-def whole_heads(config: Decoder) -> int:
+def whole_heads(config: Transformer) -> int:
     """A width that heads divide, which the library asks for even where heads have another width."""
     return config.width - config.width % config.heads
 
 
-def qkv_bias(config: Decoder) -> bool:
+def qkv_bias(config: Transformer) -> bool:
     return config.qkv_bias
 
 
@@ -45,7 +45,7 @@ UNGROUPED = {"groups": heads, "channels": share_of_width, "qk_norm": False}
 BIASED = {"norm": "layer", "gain": True, "bias": True}
 
 
-def rope(config: Decoder) -> dict[str, Any]:
+def rope(config: Transformer) -> dict[str, Any]:
     """The entries that say how queries and keys turn."""
     entries: dict[str, Any] = {"rope_type": config.rope_scaling or "default", "rope_theta": config.rope_base}
     if config.rope_share < 1:
