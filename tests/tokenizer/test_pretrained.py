@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from groundup.core.errors import ConfigError, DataError
 from groundup.tokenizer.config import Pretrained
 from groundup.tokenizer.huggingface import HuggingFace, byte_characters
-from groundup.tokenizer.protocol import Tokenizer
+from groundup.tokenizer.load import load
+from groundup.tokenizer.protocol import Tokenizer, lossless
 
 TEXTS = [
     "",
@@ -174,9 +175,27 @@ def test_a_tokenizer_without_a_known_end_asks_for_one(byte_level_file: Path, tmp
     assert opened(tmp_path / "t.json", end="<|stop|>").end == 0
 
 
+def test_the_pieces_of_bert_are_read_and_give_back_what_they_keep_of_a_text(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[SEP]", "[MASK]", "in", "the", "begin", "##ning", ",", "god"]
+    library = Library(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    library.normalizer, library.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece()
+    library.add_special_tokens(["[PAD]", "[UNK]", "[SEP]", "[MASK]"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = opened(tmp_path / "tokenizer.json")
+    ids = tokenizer.encode("In the  beginning, God [SEP]")
+    assert ids == [4, 5, 6, 7, 8, 9, 1, 1, 1]
+    assert tokenizer.end == 2
+    assert tokenizer.decode(ids) == "in the beginning , god"
+    assert int(tokenizer.byte_lengths()[ids].sum()) == len(b" in the beginning , god")
+    assert not lossless(tokenizer, "In the beginning")
+    tokenizer.save(tmp_path / "saved")
+    assert load(tmp_path / "saved").encode("the god") == [5, 9]
+
+
 def test_what_is_no_tokenizer_is_named(tmp_path: Path, byte_level_file: Path) -> None:
     library = Library(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
-    library.decoder = decoders.WordPiece()
+    library.decoder = decoders.CTC()
     cases = {
         "none.model": None,
         "bad.model": b"abc",
@@ -185,7 +204,7 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path, byte_level_file: Path) ->
         "words.json": b'{"a": "b"}',
         "half.json": byte_level_file.read_bytes()[:-40],
         "wrong.json": b'{"model": {}}',
-        "wordpiece.json": library.to_str().encode(),
+        "ctc.json": library.to_str().encode(),
         "bad.model.gz": b"no gzip",
         "cut.json.gz": gzip.compress(byte_level_file.read_bytes())[:-300],
         "x.bin": b"abc",

@@ -49,9 +49,9 @@ class HuggingFace:
         self._library.post_processor = None
         self._description: dict[str, Any] = json.loads(self._library.to_str())
         self._kinds = set(_types(self._description["decoder"]))
-        if not self._kinds & {"ByteLevel", "Metaspace", "ByteFallback", "Replace"}:
-            what = f"its decoder ({', '.join(sorted(self._kinds)) or 'none'}) does not give the text back"
-            raise DataError(where, what, "give a byte-level or SentencePiece-like tokenizer")
+        if not self._kinds & {"ByteLevel", "Metaspace", "ByteFallback", "Replace", "WordPiece"}:
+            what = f"its decoder ({', '.join(sorted(self._kinds)) or 'none'}) does not say what pieces stand for"
+            raise DataError(where, what, "give a byte-level, SentencePiece-like or WordPiece tokenizer")
         self.threads = 1
         vocabulary = self._library.get_vocab(with_added_tokens=True)
         self.vocabulary = max(vocabulary.values()) + 1
@@ -79,6 +79,10 @@ class HuggingFace:
             for piece, i in plain.items():
                 mapped = [to_byte.get(c) for c in piece]
                 pieces[i] = piece.encode() if None in mapped else bytes([b for b in mapped if b is not None])
+        elif "WordPiece" in self._kinds:  # BERT's: spaces, and with some case and accents, are not kept
+            inside = str(self._description["model"]["continuing_subword_prefix"])
+            for piece, i in plain.items():
+                pieces[i] = (piece.removeprefix(inside) if piece.startswith(inside) else f" {piece}").encode()
         else:
             fallback = bool(self._description["model"].get("byte_fallback"))
             for piece, i in plain.items():
@@ -90,6 +94,8 @@ class HuggingFace:
         unknown = self._description["model"].get("unk_token") or self._description["model"].get("unk_id")
         if unknown is not None:
             pieces[plain[unknown] if isinstance(unknown, str) else unknown] = b""
+        if "WordPiece" in self._kinds:
+            return pieces, True
         strips = bool(self._kinds & {"Strip", "Metaspace"})
         return pieces, strips and self._library.encode("a").tokens[0].startswith(SPACE)
 
