@@ -132,7 +132,8 @@ def accuracies(kind: str) -> tuple[float, float, int]:
     right, asked = [0, 0], 0
     for start in range(0, len(texts), ROWS):
         rows = texts[start : start + ROWS, : texts.shape[1] - SPAN]  # a source may be a few ids longer than its text
-        begins = draw.integers(16, rows.shape[1] - 32, len(rows)).tolist()
+        quarter = rows.shape[1] // 4
+        begins = draw.integers(quarter, rows.shape[1] - quarter - SPAN, len(rows)).tolist()
         gold = torch.stack([row[begin : begin + SPAN] for row, begin in zip(rows, begins, strict=True)])
         gold = gold[:, :1] if kind == "masked" else gold
         for number, ahead in enumerate((True, False)):

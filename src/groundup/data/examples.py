@@ -10,6 +10,7 @@ import bisect
 import hashlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,8 @@ class Answered:
 class ExampleWriter:
     """Writes a folder of examples one at a time; the manifest, which makes it whole, comes last.
 
+    As a context manager it leaves no half-made shard on a bad end.
+
     Args:
         folder: where to; it is empty.
         tokenizer: what ids mean.
@@ -96,6 +99,7 @@ class ExampleWriter:
         self._dtype = dtype_for(tokenizer.vocabulary)
         self._sources = (TEXT, PAIR) if paired else (TEXT,)
         self._writers: dict[tuple[str, str], Writer] = {}
+        self._stack = ExitStack()
         self._answers: dict[str, array[Any]] = {}
         self._right: list[bytes] = []
 
@@ -113,7 +117,8 @@ class ExampleWriter:
             key = split, source
             if key not in self._writers:
                 options = {"vocabulary": self._tokenizer.vocabulary, "end": self._tokenizer.end}
-                self._writers[key] = Writer(self._folder, split, source, self._dtype, SHARD_TOKENS, **options)
+                writer = Writer(self._folder, split, source, self._dtype, SHARD_TOKENS, **options)
+                self._writers[key] = self._stack.enter_context(writer)
             self._writers[key].add(np.asarray(ids), size, {"line": line})
         found = self._answers.setdefault(split, array("d" if self._task == "regression" else "q"))
         found.extend(answer if self._task == "span" else (answer,))
@@ -155,6 +160,12 @@ class ExampleWriter:
         )
         made.write(self._folder)
         return made
+
+    def __enter__(self) -> ExampleWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def _stored(self, name: str, content: bytes) -> Stored:
         atomic_write(self._folder / name, content)

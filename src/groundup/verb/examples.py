@@ -93,7 +93,9 @@ def prepared(data: Examples, task: str, begun_with: str | None) -> Path:
         atomic_json(place / CONFIG, {MAKER: version("groundup"), "task": task, "data": to_dict(data)})
         opened = load(tokenizer)
         opened.save(place / "tokenizer")
-        _Preparing(data, task, opened, place).run(file, held_out)
+        preparing = _Preparing(data, task, opened, place)
+        with preparing.writer:
+            preparing.run(file, held_out)
     return folder
 
 
