@@ -130,7 +130,7 @@ def gpt_neo(draw: Draw) -> dict[str, Any]:
 def opt(draw: Draw) -> dict[str, Any]:
     bias = draw.choice([True, False])
     norm = {"norm_place": draw.choice(["pre", "post"]), "norm_eps": 1e-5, "gain": bias or draw.choice([True, False])}
-    return {**gpt2(draw), **norm, "bias": bias, "embedding_width": draw.choice([None, 9, 20])}
+    return {**gpt2(draw), **norm, "bias": bias, "embedding_width": draw.choice([None, 9, 23])}
 
 
 def bloom(draw: Draw) -> dict[str, Any]:

@@ -142,3 +142,12 @@ def test_biases_of_norms_where_there_are_none_here_must_be_zero(
     theirs.save_pretrained(tmp_path / "hf")
     with pytest.raises(CheckpointError, match=r"layers\.0\.final_layer_norm\.bias that is not zero"):
         import_(tmp_path / "hf", tmp_path / "back")
+
+
+def test_matrices_between_equal_widths_are_no_opt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = odd.DRAWN["opt"]
+    monkeypatch.setitem(odd.DRAWN, "opt", lambda draw: (made := drawn(draw)) | {"embedding_width": made["width"]})
+    run = odd.network("opt", 0, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"embedding_width=\d+ \(not null\)"):
+        export(run, tmp_path / "hf", "opt")
+    assert not (tmp_path / "hf").exists()

@@ -175,8 +175,8 @@ def test_a_config_of_another_network_is_told_in_one_line(
         ({**T5, "gain": False}, None, "model.gain=false (not true): .* nearest is T5ForConditionalGeneration"),
         ({**T5, "scaled_logits": True}, None, "model.scaled_logits=true (not false)"),
         (BERT, "gpt2", "model.kind=encoder (not decoder): .* nearest is GPT2LMHeadModel"),
-        ({**GPT2, "segments": 2, "embedding_norm": False, "norm_place": "pre"}, None, "model.segments=2 (not none)"),
-        ({"mup_base": 32}, None, "model.mup_base=32 (not none)"),
+        ({**GPT2, "segments": 2, "embedding_norm": False, "norm_place": "pre"}, None, "model.segments=2 (not null)"),
+        ({"mup_base": 32}, None, "model.mup_base=32 (not null)"),
     ],
 )
 def test_a_network_that_is_none_of_theirs_is_told_by_the_nearest_of_its_kind(

@@ -353,4 +353,4 @@ def _with_nulls(config: Transformer) -> Transformer:
 
 
 def _said(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -84,11 +84,17 @@ def _place(there: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"norm_place": "pre" if there.get("do_layer_norm_before", True) else "post"}
 
 
+def _projected(config: Transformer) -> int | None:
+    """The width of an embedding of its own; there a matrix stands between two widths only if they differ."""
+    return None if config.embedding_width == config.width else config.embedding_width
+
+
 OPT = Family(
     model_type="opt",
     architecture="OPTForCausalLM",
     parts={
-        **{key: value for key, value in BASE.items() if key not in ("norm_place", "embedding_width")},
+        **{key: value for key, value in BASE.items() if key != "norm_place"},
+        "embedding_width": _projected,
         **UNGROUPED,
         **LEARNED,
         "norm": "layer",
