@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -89,3 +90,31 @@ def test_applying_leaves_the_first_config_as_it_was() -> None:
     root = Root()
     segments.apply(root, {"data.batch_tokens": 64})
     assert root.data.batch_tokens == 32
+
+
+@dataclass
+class Objective:
+    share: float = 0.15
+    clip: float | None = 1.0
+    permute: bool = True
+    sentinels: int = 100
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("objective.clip", "a", "must be float | null"),
+        ("objective.share", None, "must be float"),
+        ("objective.share", True, "must be float"),
+        ("objective.permute", "no", "must be bool"),
+        ("data.batch_tokens", 512.5, "must be int"),
+        ("objective.sentinels", 50, "would give ids another meaning"),
+    ],
+)
+def test_a_change_of_another_type_or_of_what_ids_mean_is_refused(key: str, value: object, what: str) -> None:
+    root = Root()
+    root.objective = Objective()  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=re.escape(what)):
+        segments.apply(root, {key: value})
+    assert segments.apply(root, {"objective.clip": None}).objective.clip is None
+    assert segments.apply(root, {"objective.share": 1}).objective.share == 1

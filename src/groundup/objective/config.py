@@ -200,7 +200,7 @@ class Denoise(Pretrain):
     """Write the text again from one with spans hidden and sentences in another order (Lewis et al. 2020, BART)."""
 
     share: float = option(0.3, "of the tokens that is hidden", above=0, below=1)
-    mean: float = option(3.0, "tokens of a hidden span on average, by Poisson's law", above=0)
+    mean: float = option(3.0, "tokens of a hidden span on average, by Poisson's law", at_least=0.5)
     permute: bool = option(True, "put the sentences of each document in a random order")
     mask_id: int | None = option(None, MASK_ID, at_least=0)
 

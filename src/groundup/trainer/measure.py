@@ -127,6 +127,10 @@ def _check(opened: Opened, asked: Asked) -> None:
             where, f"is longer than the model's {opened.net.context} positions", "shorten or leave it out"
         )
     if asked.evaluation.tasks and not hasattr(opened.net, "likelihoods"):
+        if asked.evaluation.tasks == ["held_out"]:  # nobody asked for them
+            say("left out: the held-out tasks, which ask how likely a continuation is; this network says no such thing")
+            asked.evaluation.tasks = []
+            return
         what = "ask a network for likelihoods, and this one gives none"
         raise ConfigError("evaluation.tasks", what, "give evaluation.tasks=[]")
 
@@ -235,7 +239,7 @@ def write_text(opened: Opened, asked: Asked) -> None:
         torch.set_num_threads(asked.trainer.threads)
     accelerator, _ = device_of(asked.trainer)
     options = Options(**{name: getattr(asked, name) for name in SAMPLING})
-    print(asked.prompt, end="", flush=True)
+    print(asked.prompt, end="\n" if opened.net.reads_source else "", flush=True)  # a source is not gone on from
     for piece in stream(opened.net.to(accelerator), opened.tokenizer, asked.prompt, options):
         print(piece, end="", flush=True)
     print(flush=True)

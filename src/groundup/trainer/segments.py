@@ -20,6 +20,9 @@ from groundup.core.files import atomic_write
 from groundup.core.progress import Progress
 
 FILE = "segments.jsonl"
+MEANINGS = ("objective.sentinels", "objective.first_sentinel", "objective.mask_id")
+"""Options by which ids mean what they mean."""
+
 CHANGEABLE = ("optimizer.", "schedule.", "objective.", "data.batch_tokens", "data.weights", "data.skips")
 
 
@@ -96,6 +99,12 @@ def apply(config: Any, keys: dict[str, Any]) -> Any:
         if not is_dataclass(owner) or isinstance(owner, type) or name not in {f.name for f in fields(owner)}:
             known = [f.name for f in fields(owner)] if is_dataclass(owner) else []
             raise ConfigError(f"changes: {key}", "no such option", nearest(name, known))
+        if key in MEANINGS:
+            raise ConfigError(f"changes: {key}", "would give ids another meaning in flight", "begin another run")
+        kind = str(next(f.type for f in fields(owner) if f.name == name))
+        if not _fits(value, kind):
+            wanted = kind.replace("None", "null")
+            raise ConfigError(f"changes: {key}={value}", f"must be {wanted}", "correct the change")
         try:
             new: Any = replace(owner, **{name: value})
         except (ConfigError, TypeError) as error:
@@ -105,6 +114,17 @@ def apply(config: Any, keys: dict[str, Any]) -> Any:
             new = parent
         changed = new
     return changed
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a value is of a type as it is written; of lists and the like nothing is said here."""
+    names = kind.split(" | ")
+    plain: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+    if not set(names) <= {*plain, "None"}:
+        return True
+    if value is None or isinstance(value, bool):
+        return ("None" if value is None else "bool") in names
+    return any(isinstance(value, plain[name]) for name in names if name in plain and name != "bool")
 
 
 def at(segments: Sequence[Segment], clock: Progress) -> int:

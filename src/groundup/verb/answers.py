@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,6 +11,9 @@ from numpy.typing import NDArray
 from groundup.core.errors import ConfigError, DataError, nearest
 from groundup.data.config import Examples
 from groundup.tokenizer.protocol import Tokenizer
+
+LARGEST = 1e100
+"""Scores are smaller than this, so that their squares and sums are numbers too."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ class Reader:
     def _score(self, record: dict[str, Any], where: str) -> float:
         name = self.data.score
         score = _field(record, name, "data.score", where)
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        if isinstance(score, int | float) and not isinstance(score, bool) and not abs(score) < LARGEST:
+            raise DataError(where, f"score in field {name} is not finite, or beyond 1e100", "correct the line")
+        if isinstance(score, bool) or not isinstance(score, int | float):
             what = f"score in field {name} is no number but {_kind(score)}"
             raise DataError(where, what, "for classes set objective.task=classification data.label=FIELD")
         return float(score)

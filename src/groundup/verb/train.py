@@ -81,11 +81,11 @@ class Train:
                 "moves weights otherwise than model.mup_base allows for",
                 "choose adamw, lion or adafactor",
             )
-        self._check_batch_norm()
         plan = self.plan()
         for segment in plan:
             effective = segment_list.apply(self, segment.set)
             self._check_objective(manifest, effective.objective)
+            self._check_batch_norm(effective.data)
             try:
                 effective.schedule.check(plan[-1].last)
             except ConfigError as error:
@@ -105,13 +105,13 @@ class Train:
         if accelerator == "cpu" and getattr(self.model, "kernel", "sdpa") == "flex":
             raise ConfigError("model.kernel=flex", "computes no gradients on a CPU", "set model.kernel=sdpa")
 
-    def _check_batch_norm(self) -> None:
+    def _check_batch_norm(self, data: Any) -> None:
         """Statistics of a micro-batch are those of the step only where there is one, on one rank."""
-        if getattr(self.model, "norm", None) == "batch" and (self.data.samples > self.data.rows or ranks.world() > 1):
+        if getattr(self.model, "norm", None) == "batch" and (data.samples > data.rows or ranks.world() > 1):
             raise ConfigError(
                 "model.norm=batch",
-                f"depends on how a step of {self.data.samples} windows is cut into micro-batches and ranks",
-                f"set data.micro_batch={self.data.samples} on one rank, or model.norm=layer",
+                f"depends on how a step of {data.samples} windows is cut into micro-batches and ranks",
+                f"set data.micro_batch={data.samples} on one rank, or model.norm=layer",
             )
 
     def _check_objective(self, manifest: Manifest, objective: Any) -> None:
@@ -138,6 +138,13 @@ class Train:
                 f"data.context={self.data.context}{made}",
                 f"is longer than model.context={self.model.context}",
                 "shorten data.context or lengthen model.context",
+            )
+        start = getattr(self.model, "start", None)
+        if start is not None and start >= self.model.vocabulary:
+            raise ConfigError(
+                f"model.start={start}",
+                f"is no id of a network with model.vocabulary={self.model.vocabulary}",
+                "give a smaller one, or null for the end of a document",
             )
         if hasattr(objective, "check"):
             objective.check(self.model)

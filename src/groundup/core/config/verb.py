@@ -120,7 +120,8 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, OSError):
         return storage_error(Path(error.filename), error) if isinstance(error.filename, str) else None
     if isinstance(error, OverrideParseException):
-        return ConfigError(error.override, "cannot be read as an override", "write key=value, quoted for the shell")
+        remedy = """write key=value, quoted for the shell, or 'key="value"' where the value holds signs"""
+        return ConfigError(error.override, "cannot be read as an override", remedy)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(cause, OmegaConfBaseException):
         return _tree_error(cause, str(error))
