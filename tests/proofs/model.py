@@ -45,8 +45,15 @@ KINDS = {
 
 DEEP = ["model=encoder_decoder", "model.layers=12", "model.width=64", "model.heads=4", "model.hidden=256"]
 DEEP += ["model.positions=sinusoidal", "model.scaled_embedding=true", "model.activation=relu", "objective=denoise"]
-DEEP += ["model.qk_norm=false", "model.embedding_norm=false", "model.dropout=0.0", "data.context=128"]
-DEEP += ["optimizer=adamw", "optimizer.rate=1e-3", "schedule=linear", "schedule.warmup_steps=0"]
+DEEP += ["model.qk_norm=false", "model.embedding_norm=false", "model.dropout=0.0", "data.context=64"]
+DEEP += [
+    "data.micro_batch=64",
+    "trainer.compile=false",
+    "optimizer=adamw",
+    "optimizer.rate=1e-3",
+    "schedule=linear",
+    "schedule.warmup_steps=0",
+]
 BEGINNINGS = {
     "t_fixup": ["model.norm=none", "model.init=t_fixup"],
     "post_norm": [
@@ -58,7 +65,7 @@ BEGINNINGS = {
     ],
 }
 """Twelve layers each way without warm-up (Huang et al. 2020), and how they begin."""
-SEEDS, DEEP_TOKENS = range(5), 819_200
+SEEDS, DEEP_TOKENS = range(5), 1_228_800
 
 
 @functools.cache
