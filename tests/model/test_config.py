@@ -78,7 +78,12 @@ def test_a_decoder_that_cannot_be_is_refused_in_one_line(
         ("decoder", {"norm": "batch", "qk_norm": False, "mask": "prefix"}, "model.norm=batch", "objective=masked"),
         ("encoder_decoder", {"norm": "batch", "qk_norm": False}, "model.norm=batch", "what stands behind it"),
         ("encoder", {"norm": "batch"}, "model.qk_norm=true", "set qk_norm=false"),
-        ("encoder", {"norm": "none"}, "model.norm=none", "set norm=none init=t_fixup, or neither"),
+        (
+            "encoder",
+            {"norm": "none"},
+            "model.norm=none",
+            "set norm=none init=t_fixup qk_norm=false embedding_norm=false",
+        ),
         ("encoder_decoder", {"init": "t_fixup"}, "model.norm=rms", "T-Fixup is how a network without norms begins"),
         ("decoder", {"norm": "none", "init": "t_fixup"}, "model.qk_norm=true", "no meaning with norm=none"),
         ("encoder", {"norm_place": "post"}, "model.init=modern", "set init=gpt2"),

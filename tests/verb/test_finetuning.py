@@ -215,6 +215,13 @@ BAD: dict[str, tuple[str, dict[str, Any] | str, dict[str, Any]]] = {
         {},
     ),
     r"bad\.jsonl:2: is not JSON": ("classification", "{", {}),
+    r"bad\.jsonl:2: field text is empty": ("classification", {"text": " ", "label": "x"}, {}),
+    r"bad\.jsonl:2: label in field label is empty": ("classification", {"text": "a", "label": ""}, {}),
+    r"bad\.jsonl:2: score in field score is not finite, or beyond 1e100": (
+        "regression",
+        {"text": "a", "score": 10**400},
+        {},
+    ),
     r"bad\.jsonl:2: is no object": ("classification", "[1]", {}),
     r"bad\.jsonl:2: field text is no text but int": ("classification", {"text": 1, "label": "x"}, {}),
     r"bad\.jsonl:2: label in field label is no string or whole number but float; set objective\.task=regression": (

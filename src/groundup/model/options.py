@@ -256,7 +256,7 @@ class Transformer:
             raise ConfigError(
                 f"norm={self.norm}",
                 f"does not go with init={self.init}: T-Fixup is how a network without norms begins",
-                "set norm=none init=t_fixup, or neither",
+                "set norm=none init=t_fixup qk_norm=false embedding_norm=false, or neither of the first two",
             )
         if self.norm == "none" and (self.qk_norm or self.embedding_norm or self.norm_place == "post"):
             what = "qk_norm=true" if self.qk_norm else "embedding_norm=true"

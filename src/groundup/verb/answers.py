@@ -119,6 +119,8 @@ class Reader:
         text = _field(record, name, f"data.{key}", where)
         if not isinstance(text, str):
             raise DataError(where, f"field {name} is no text but {_kind(text)}", f"give data.{key}=FIELD")
+        if not text.strip():
+            raise DataError(where, f"field {name} is empty", "correct the line, or leave it out")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -128,6 +130,8 @@ class Reader:
     def _label(self, record: dict[str, Any], where: str) -> str | int:
         name = self.data.label
         label = _field(record, name, "data.label", where)
+        if label == "":
+            raise DataError(where, f"label in field {name} is empty", "correct the line, or leave it out")
         if isinstance(label, bool):
             return str(label).lower()
         if not isinstance(label, str | int):
