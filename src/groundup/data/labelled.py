@@ -16,7 +16,7 @@ from groundup.core.layout import PADDING, micro_numbers, rows
 from groundup.core.progress import Progress
 from groundup.data.examples import Examples
 from groundup.data.layout import Layout
-from groundup.data.step import Head, Step
+from groundup.data.step import Head, Step, steps_of
 from groundup.shard.order import permutation
 from groundup.shard.skip import Skips
 
@@ -125,18 +125,7 @@ class Parcel:
         batches: list[Any] = [
             self.laid.batch(slice(first, first + each)) for first in range(0, len(self.laid.tokens), each)
         ]
-        return [
-            Step(
-                step=head.step,
-                samples=head.samples,
-                tokens=head.samples * context,
-                targets=head.targets,
-                first_sample=head.first_sample,
-                micro_batches=batches[place * many : (place + 1) * many],
-                micro_numbers=list(self.micro_numbers),
-            )
-            for place, head in enumerate(self.heads)
-        ]
+        return steps_of(self.heads, self.micro_numbers, batches, context)
 
 
 def _unpack(*made: Any) -> list[Step]:

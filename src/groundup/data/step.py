@@ -107,6 +107,23 @@ class Head(NamedTuple):
     first_sample: int
 
 
+def steps_of(heads: list[Head], micro_numbers: list[int], batches: list[Any], context: int) -> list[Step]:
+    """The steps of a parcel: as many micro-batches each, in their order."""
+    many = len(micro_numbers)
+    return [
+        Step(
+            step=head.step,
+            samples=head.samples,
+            tokens=head.samples * context,
+            targets=head.targets,
+            first_sample=head.first_sample,
+            micro_batches=batches[place * many : (place + 1) * many],
+            micro_numbers=list(micro_numbers),
+        )
+        for place, head in enumerate(heads)
+    ]
+
+
 @dataclass(eq=False)
 class Parcel:
     """One step or several as the shards hold them, made at once as that is faster for small ones.
@@ -156,18 +173,7 @@ class Parcel:
             filled = np.full(numbers.size, context) if self.filled is None else self.filled
             shown = zip(batches, numbers, filled.reshape(numbers.shape), strict=True)
             batches = [self.view.show(*row) for row in shown]
-        return [
-            Step(
-                step=head.step,
-                samples=head.samples,
-                tokens=head.samples * context,
-                targets=head.targets,
-                first_sample=head.first_sample,
-                micro_batches=batches[place * many : (place + 1) * many],
-                micro_numbers=list(self.micro_numbers),
-            )
-            for place, head in enumerate(self.heads)
-        ]
+        return steps_of(self.heads, self.micro_numbers, batches, context)
 
 
 def _batch(arrays: dict[str, NDArray[Any]]) -> Batch:

@@ -14,15 +14,13 @@ from groundup.tokenizer.byte import Bytes
 from groundup.tokenizer.huggingface import HuggingFace
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.tokenizer.sentence import SPACE, SentencePiece
+from groundup.tokenizer.table import BYTES
 
 NONE = Marks()
 """Of a network that continues texts."""
 
 END = "<|end|>"
 """The name that the end of a document gets where the tokenizer has none for it."""
-
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-"""How a byte that belongs to no piece is spelt, here and in SentencePiece."""
 
 
 class Described(NamedTuple):

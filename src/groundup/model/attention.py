@@ -27,18 +27,13 @@ EXPLICIT = 1024
 """Positions up to which explicit attention is used on a CPU; its memory grows with their square."""
 
 
-class Attention(nn.Module):
-    """Multi-head (Vaswani et al. 2017), grouped (Ainslie et al. 2023) or multi-query (Shazeer 2019) attention.
+class Heads(nn.Module):
+    """The linear maps of an attention, and norms of its queries and keys."""
 
-    Queries and keys may be normalised (Henry et al. 2020; Dehghani et al. 2023), and values may take up a gated
-    embedding of their token (Zhou et al. 2024).
-    """
-
-    def __init__(self, config: Config, index: int) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.heads, self.groups, self.channels = config.heads, config.groups, config.channels
         self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
-        self.sliding = index in config.sliding_layers
         self.scale = self.channels**-0.5 if config.scaled_scores else 1.0
         if config.mup_base is not None:  # scores of aligned queries and keys grow with C, not with its root
             self.scale *= ((config.mup_head_dim or self.channels) / self.channels) ** 0.5
@@ -47,9 +42,21 @@ class Attention(nn.Module):
         self.key = Linear(config.width, inner, bias=config.qkv_bias)
         self.value = Linear(config.width, inner, bias=config.qkv_bias)
         self.output = Linear(outer, config.width, bias=config.mixed_bias)
-        self.relative = Relative(config) if config.positions == "transformer_xl" else None
         self.query_norm = Norm(config, self.channels) if config.qk_norm else None
         self.key_norm = Norm(config, self.channels) if config.qk_norm else None
+
+
+class Attention(Heads):
+    """Multi-head (Vaswani et al. 2017), grouped (Ainslie et al. 2023) or multi-query (Shazeer 2019) attention.
+
+    Queries and keys may be normalised (Henry et al. 2020; Dehghani et al. 2023), and values may take up a gated
+    embedding of their token (Zhou et al. 2024).
+    """
+
+    def __init__(self, config: Config, index: int) -> None:
+        super().__init__(config)
+        self.sliding = index in config.sliding_layers
+        self.relative = Relative(config) if config.positions == "transformer_xl" else None
         # Unit queries and keys bound scores by sqrt(C), far below where exp overflows.
         unit = config.qk_norm and not (config.gain or config.bias) and config.positions in ("rotary", "learned")
         self.bounded = unit and config.scaled_scores and self.channels <= 1024

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from groundup.model.attention import attend
+from groundup.model.attention import Heads, attend
 from groundup.model.frame import narrowed
-from groundup.model.linear import Linear
-from groundup.model.norm import Norm
 
 if TYPE_CHECKING:
     from groundup.model.cache import LayerCache
     from groundup.model.frame import Frame
-    from groundup.model.options import Transformer as Config
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Heads):
     """Attention of a stream's queries to another stream's keys and values, without positions (Vaswani et al. 2017)."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.heads, self.groups, self.channels = config.heads, config.groups, config.channels
-        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
-        self.scale = self.channels**-0.5 if config.scaled_scores else 1.0
-        if config.mup_base is not None:
-            self.scale *= ((config.mup_head_dim or self.channels) / self.channels) ** 0.5
-        outer, inner = self.heads * self.channels, self.groups * self.channels
-        self.query = Linear(config.width, outer, bias=config.qkv_bias)
-        self.key = Linear(config.width, inner, bias=config.qkv_bias)
-        self.value = Linear(config.width, inner, bias=config.qkv_bias)
-        self.output = Linear(outer, config.width, bias=config.mixed_bias)
-        self.query_norm = Norm(config, self.channels) if config.qk_norm else None
-        self.key_norm = Norm(config, self.channels) if config.qk_norm else None
 
     def forward(
         self,
