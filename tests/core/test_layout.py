@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.core.layout import PADDING, global_micro_batches, micro_numbers, rows
+from groundup.core.layout import PADDING, Grid, global_micro_batches, micro_numbers, rows
 
 samples = st.integers(0, 60)
 worlds = st.integers(1, 7)
@@ -54,3 +54,13 @@ def test_fewer_than_one_micro_batch_per_rank_is_padding(count, world, micro_batc
 def test_what_cannot_be_laid_out_is_refused(count, world, rank, micro_batch):
     with pytest.raises(ValueError, match=r"cannot lay out|not in a world"):
         rows(count, world, rank, micro_batch)
+
+
+def test_a_grid_gives_every_rank_a_place_of_its_own_with_tensor_ranks_as_neighbours():
+    grid = Grid(pipeline=2, data=3, context=2, tensor=2)
+    places = [grid.place(rank) for rank in range(grid.world)]
+    assert len(set(places)) == grid.world == 24
+    assert [place.tensor for place in places[:4]] == [0, 1, 0, 1]
+    assert [place.pipeline for place in places] == [0] * 12 + [1] * 12
+    with pytest.raises(ValueError, match="rank 24 is not in a world of 24"):
+        grid.place(24)

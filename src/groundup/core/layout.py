@@ -1,9 +1,53 @@
-"""Which sample of a step stands in which row of which micro-batch: integers alone, no tensors and no processes."""
+"""Which sample stands in which row of which micro-batch, and which rank where: integers alone, no processes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 PADDING = -1
 """The offset of a row that holds no sample: it is fully masked."""
+
+
+class Place(NamedTuple):
+    """Where a rank stands along each way of spreading."""
+
+    pipeline: int
+    data: int
+    context: int
+    tensor: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How many ranks lie along each way of spreading a run.
+
+    Tensor ranks are neighbours, which talk most and should share a machine; pipeline ranks are farthest apart
+    (Narayanan et al. 2021, PTD-P, section 3). Only ranks along `data` read different samples.
+    """
+
+    pipeline: int = 1
+    data: int = 1
+    context: int = 1
+    tensor: int = 1
+
+    @property
+    def world(self) -> int:
+        """Ranks in all."""
+        return self.pipeline * self.data * self.context * self.tensor
+
+    def place(self, rank: int) -> Place:
+        """Where a rank stands.
+
+        Raises:
+            ValueError: there are not so many ranks.
+        """
+        if not 0 <= rank < self.world:
+            raise ValueError(f"rank {rank} is not in a world of {self.world}")
+        rest, tensor = divmod(rank, self.tensor)
+        rest, context = divmod(rest, self.context)
+        pipeline, data = divmod(rest, self.data)
+        return Place(pipeline, data, context, tensor)
 
 
 def global_micro_batches(samples: int, micro_batch: int) -> int:

@@ -37,7 +37,7 @@ class Setting:
         folder: the run folder.
         tokenizer: gives the bytes of each token for bits per byte.
         sources: names of the held-out sets, in the order of the validation loaders.
-        precision: "bf16" to run forward passes under autocast, else "fp32".
+        precision: "bf16" to run forward passes under autocast, "fp64" for weights of so many bits, else "fp32".
         compile: compile the nets' trunk and head in place.
         log_every: optimizer steps between rows of the log.
     """
@@ -55,6 +55,9 @@ class Setting:
 
 class Stepping(Protocol):
     """What every strategy of groundup offers an objective (see `groundup.strategy`)."""
+
+    def spread(self, nets: nn.ModuleDict) -> None:
+        """Lay freshly built nets out over the ranks, in place."""
 
     def forward_backward(self, micro_batches: Sequence[Batch], loss: Callable[[int, Batch], Tensor]) -> None:
         """Add the gradient of the summed losses, over all micro-batches of all ranks, to the parameters."""
@@ -136,6 +139,9 @@ class Objective(lightning.LightningModule):
             begun_with = getattr(config, "init_from", None)  # a plugin's network need not know of it
             if begun_with is not None and self.progress.steps == 0:
                 self.nets[name].load_state_dict(load(Path(begun_with)).state_dict(), strict=True)
+        if self.setting.precision == "fp64":
+            self.nets.double()
+        cast(Stepping, self.trainer.strategy).spread(self.nets)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over all trainable parameters; compilation waits until the nets stand on their device."""
@@ -177,7 +183,7 @@ class Objective(lightning.LightningModule):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.progress = after
-        means = strategy.sum_over_ranks(torch.stack([value.float() for value in sums.values()])) / step.targets
+        means = strategy.sum_over_ranks(torch.stack([_at_least_fp32(value) for value in sums.values()])) / step.targets
         self.last = {
             **dict(zip(sums, means.unbind(), strict=True)),
             "gradient_norm": norm,
@@ -276,3 +282,7 @@ class Objective(lightning.LightningModule):
             more = lengths.new_zeros(max(0, vocabulary - len(lengths)))
             self._bytes = torch.cat((lengths, more)).to(targets_BT.device)
         return self._bytes[targets_BT.clamp(min=0)].masked_fill(~kept, 0).sum().double()
+
+
+def _at_least_fp32(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))

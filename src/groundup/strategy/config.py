@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from groundup.core import ranks
 from groundup.core.config import from_dict, group, option, schema
 from groundup.core.errors import ConfigError
+from groundup.core.layout import Grid
 
 if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
@@ -17,8 +18,28 @@ if TYPE_CHECKING:
 group("strategy", "how the model and the work are spread over devices")
 
 
+class Layout:
+    """What every strategy answers before anything is built; here for those that only copy the nets."""
+
+    def grid(self, world: int) -> Grid:
+        """How `world` ranks are laid out."""
+        return Grid(data=world)
+
+    def check(self, world: int, model: Any, data: Any) -> None:
+        """Find a network or a batch that cannot be laid out so.
+
+        Args:
+            world: ranks.
+            model: the network's config.
+            data: the data's; `samples` make a step, `rows` a micro-batch.
+
+        Raises:
+            ConfigError: with the numbers that do not fit.
+        """
+
+
 @schema("strategy", "auto")
-class Auto:
+class Auto(Layout):
     """ddp where torchrun started several processes, else single."""
 
     def build(self, accelerator: str, devices: int) -> Strategy:
@@ -37,7 +58,7 @@ class Auto:
 
 
 @schema("strategy", "single")
-class Single:
+class Single(Layout):
     """One process on one device."""
 
     def build(self, accelerator: str, devices: int) -> Strategy:
@@ -66,7 +87,7 @@ class Single:
 
 
 @schema("strategy", "ddp")
-class DDP:
+class DDP(Layout):
     """A copy of the model per process, gradients summed (Li et al. 2020, PyTorch Distributed); started by torchrun."""
 
     timeout_minutes: float = option(

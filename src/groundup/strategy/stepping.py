@@ -20,6 +20,12 @@ class Stepping(Strategy):
     `gradient_norm`, and one that schedules micro-batches itself overrides `forward_backward`.
     """
 
+    def spread(self, nets: nn.ModuleDict) -> None:
+        """Lay freshly built nets out over the ranks, in place, before the optimizer takes their parameters.
+
+        Names of parameters stay; of those that are split, each is a DTensor. Here nothing is split.
+        """
+
     def forward_backward(self, micro_batches: Sequence[T], loss: Callable[[int, T], Tensor]) -> None:
         """Add the gradient of the summed losses, over all micro-batches of all ranks, to every `parameter.grad`.
 

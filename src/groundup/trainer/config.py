@@ -16,8 +16,8 @@ class Trainer:
     )
     precision: str = option(
         "auto",
-        "of forward passes; auto is bf16 where the device computes in it, else fp32",
-        choices=("auto", "bf16", "fp32"),
+        "of forward passes; auto is bf16 where the device computes in it, else fp32; fp64 to compare layouts",
+        choices=("auto", "bf16", "fp32", "fp64"),
     )
     compile: bool = option(True, "compile the model (about half a minute once; worth it from a few minutes on)")
     threads: int | None = option(None, "CPU threads per process; off leaves torch's choice", at_least=1)

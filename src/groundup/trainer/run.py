@@ -168,7 +168,7 @@ def _build(
     setting = _setting(effective, folder, clock, _era_end(segments, number))
     module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
     view = _view(effective, setting)
-    data = effective.data.build(effective.seed, clock, last - clock.steps, ranks.rank(), ranks.world(), view)
+    data = effective.data.build(effective.seed, clock, last - clock.steps, *_share(recipe), view)
     callbacks = callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})
     for callback in callbacks:
         if isinstance(callback, Checkpoint):
@@ -179,6 +179,12 @@ def _build(
     trainer = build_trainer(recipe, callbacks, loggers, folder, held_out=recipe.trainer.validate_every is not None)
     trainer.fit_loop.epoch_loop.batch_progress.total.ready = clock.steps  # so that validation falls on the same steps
     return module, trainer, data
+
+
+def _share(recipe: Recipe) -> tuple[int, int]:
+    """Which of how many shares of the samples this rank reads."""
+    grid = recipe.strategy.grid(ranks.world())
+    return grid.place(ranks.rank()).data, grid.data
 
 
 class Place(Protocol):
@@ -245,7 +251,7 @@ def _finish(
     trainer.strategy.barrier()
     module.take(folder)
     view = _view(effective, setting)
-    data = effective.data.build(effective.seed, clock, 0, ranks.rank(), ranks.world(), view)
+    data = effective.data.build(effective.seed, clock, 0, *_share(recipe), view)
     trainer.validate(module, datamodule=data, verbose=False)
     held_out: dict[str, float] = module.validation
     return held_out

@@ -86,6 +86,7 @@ class Train:
             effective = segment_list.apply(self, segment.set)
             self._check_objective(manifest, effective.objective)
             self._check_batch_norm(effective.data)
+            self._check_layout(effective.data)
             try:
                 effective.schedule.check(plan[-1].last)
             except ConfigError as error:
@@ -104,6 +105,11 @@ class Train:
         accelerator, _ = device_of(self.trainer)
         if accelerator == "cpu" and getattr(self.model, "kernel", "sdpa") == "flex":
             raise ConfigError("model.kernel=flex", "computes no gradients on a CPU", "set model.kernel=sdpa")
+
+    def _check_layout(self, data: Any) -> None:
+        """The strategy must be able to spread this network and batch over the ranks that were started."""
+        if hasattr(self.strategy, "check"):  # a plugin's strategy need not have any
+            self.strategy.check(ranks.world(), self.model, data)
 
     def _check_batch_norm(self, data: Any) -> None:
         """Statistics of a micro-batch are those of the step only where there is one, on one rank."""
