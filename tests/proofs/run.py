@@ -1,6 +1,7 @@
 """Run the claims of one part of the project and hold them against the bars in proofs.toml.
 
-    python tests/proofs/run.py trainer
+    python tests/proofs/run.py trainer           # or make proof PART=trainer
+    python tests/proofs/run.py model t_fixup_below_the_bigram
 
 Prints one JSON line per claim (line, bar, value, n, seconds); exits with 1 if any misses its bar.
 """
@@ -37,15 +38,21 @@ def holds(claim: dict[str, Any], value: float) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the part named by the only argument."""
+    """Run the part named by the first argument, or those of its claims that are named behind it."""
     claims = tomllib.loads((HERE.parents[1] / "proofs.toml").read_text())["claim"]
     parts = sorted({claim["part"] for claim in claims})
-    if len(arguments) != 1 or arguments[0] not in parts:
+    if not arguments or arguments[0] not in parts:
         print(f"usage: make proof PART=<one of: {', '.join(parts)}>", file=sys.stderr)
         return 2
-    module, missed = load(arguments[0]), 0
-    for claim in claims:
-        if claim["part"] != arguments[0]:
+    part, *wanted = arguments
+    mine = [claim for claim in claims if claim["part"] == part]
+    unknown = set(wanted) - {claim["name"] for claim in mine}
+    if unknown:
+        print(f"no such claim of {part}: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    module, missed = load(part), 0
+    for claim in mine:
+        if wanted and claim["name"] not in wanted:
             continue
         began = time.monotonic()
         value, n = getattr(module, claim["name"])()
