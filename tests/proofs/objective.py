@@ -1,17 +1,15 @@
-"""Claims of the objectives that hide a part of a text: what they learn comes from both sides of it."""
+"""Claims of the objectives: more than a bigram is learned, and from both sides of what is hidden where some is."""
 
 from __future__ import annotations
 
-import functools
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from learned import bits, place, trained
 from torch import Tensor
 
 from groundup.core.config import from_dict
@@ -19,42 +17,47 @@ from groundup.data.opening import Opened
 from groundup.trainer import segments
 from groundup.trainer.opening import open_run
 
-ROOT = Path(__file__).resolve().parents[2]
-SPAN, WINDOWS, ROWS = 3, 2048, 64
-"""Tokens that are hidden in each window that is asked about, how many are, and how many at once."""
+WINDOWS, ROWS = 4096, 64
+"""Windows that are asked about, one hidden token each, and how many at once."""
 
 STACKS = ["model=encoder_decoder", "model.layers=1", "model.encoder_layers=2", "model.width=128", "model.heads=2"]
 STACKS += ["data.context=32", "data.batch_tokens=8192", "data.micro_batch=256"]
 KINDS: dict[str, list[str]] = {
+    "causal": [],
+    "prefix": ["objective=prefix", "model.mask=prefix"],
     "masked": ["objective=masked", "model=encoder", "model.layers=4", "model.width=192", "model.heads=3"],
-    "span": ["objective=span", *STACKS],
-    "denoise": ["objective=denoise", "objective.permute=false", *STACKS, "model.positions=learned"],
+    "span": ["objective=span", "objective.mean=1", *STACKS],
+    "denoise": ["objective=denoise", "objective.mean=1", "objective.permute=false", *STACKS, "model.positions=learned"],
 }
-"""Overrides of the default run; two stacks learn to look across in short windows first."""
-TOKENS = {"masked": 2_457_600, "span": 14_745_600, "denoise": 8_192_000}
+"""Overrides of the default run; two stacks learn to look across in short windows and from short spans first."""
+TOKENS = {"causal": 1_228_800, "prefix": 1_228_800, "masked": 1_228_800, "span": 4_915_200, "denoise": 4_096_000}
 
 Asked = tuple[dict[str, Tensor], Tensor]
 """What a network reads, and which of its positions are asked about, (B, T) bool."""
 
 
-@functools.cache
-def place() -> Path:
-    """A folder with the shards of the embedded corpus."""
-    folder = Path(tempfile.mkdtemp(prefix="groundup-proof-"))
-    subprocess.run(
-        [sys.executable, "prepare.py", f"path={folder}/data"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
-    return folder
-
-
-def trained(kind: str) -> Path:
+def made(kind: str) -> Path:
     """The folder of a run of this kind."""
-    runs = place() / "runs"
-    train = [f"data.path={place()}/data", f"runs={runs}", f"name={kind}", f"tokens={TOKENS[kind]}"]
-    train += ["callback=[checkpoint]", "trainer.validate_every=null", "data.held_out_tokens=65536", *KINDS[kind]]
-    subprocess.run([sys.executable, "train.py", *train], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    (run,) = (runs / kind).iterdir()
+    run = trained(kind, place(), [f"tokens={TOKENS[kind]}", *KINDS[kind]])
+    assert run is not None, f"{kind} did not come to its end"
     return run
+
+
+def beside_a_bigram(kind: str) -> tuple[float, int]:
+    """The held-out loss of a run as a share of that of a bigram of its tokens."""
+    bigram, own = bits(made(kind))
+    print(f"{kind}: {own:.3f} nats a token, bigram {bigram:.3f}", file=sys.stderr)
+    return own / bigram, TOKENS[kind]
+
+
+def causal_beside_a_bigram() -> tuple[float, int]:
+    """The default decoder."""
+    return beside_a_bigram("causal")
+
+
+def prefix_beside_a_bigram() -> tuple[float, int]:
+    """The same as a prefix LM."""
+    return beside_a_bigram("prefix")
 
 
 def windows(data: Any) -> Tensor:
@@ -72,7 +75,7 @@ def windows(data: Any) -> Tensor:
 
 
 def hidden_in_place(tokens_BT: Tensor, begins: list[int], mask: int, ahead: bool) -> Asked:
-    """A masked model's: the first token of each span is hidden; without `ahead`, the rest is another document."""
+    """A masked model's: a token is hidden; without `ahead`, the rest is another document."""
     places_T = torch.arange(tokens_BT.shape[1])
     begins_B1 = torch.tensor(begins)[:, None]
     asked_BT = places_T == begins_B1
@@ -85,21 +88,21 @@ def written(tokens_BT: Tensor, begins: list[int], ahead: bool, stands: int, end:
 
     Args:
         tokens_BT: the text.
-        begins: where each row's span begins.
-        ahead: whether what follows the span is seen.
-        stands: the id that stands for the span.
+        begins: where each row's hidden token stands.
+        ahead: whether what follows it is seen.
+        stands: the id that stands for it.
         end: what the decoder begins with.
-        whole: the decoder writes all of the text, else `stands` and the span.
+        whole: the decoder writes all of the text, else `stands` and the token.
     """
     sources, seen, read, asked = [], [], [], []
     for row, begin in zip(tokens_BT.tolist(), begins, strict=True):
-        span, rest = row[begin : begin + SPAN], [*row[begin + SPAN :], end]
+        rest = [*row[begin + 1 :], end]
         sources.append([*row[:begin], stands, *rest])
         seen.append([0] * (begin + 1) + [0 if ahead else -1] * len(rest))
-        target = row if whole else [stands, *span]
+        target = row if whole else [stands, row[begin]]
         first = begin if whole else 1
         read.append([end, *target[:-1]])
-        asked.append([first <= number < first + SPAN for number in range(len(target))])
+        asked.append([number == first for number in range(len(target))])
     shown = {"tokens_BT": read, "documents_BT": [[0] * len(row) for row in read]}
     shown |= {"source_BS": sources, "source_documents_BS": seen}
     return {name: torch.tensor(value) for name, value in shown.items()}, torch.tensor(asked)
@@ -116,7 +119,7 @@ def asks(kind: str, vocabulary: int, extra: int, end: int) -> Callable[[Tensor, 
 @torch.no_grad()
 def accuracies(kind: str) -> tuple[float, float, int]:
     """Shares of hidden tokens told right, with all around them and without what follows, and how many there are."""
-    run = trained(kind)
+    run = made(kind)
     opened = open_run(run, lambda line: print(line, file=sys.stderr))
     tokenizer, net = opened.tokenizer, opened.net
     ask = asks(kind, tokenizer.vocabulary, opened.objective.extra_ids, tokenizer.end)
@@ -124,16 +127,15 @@ def accuracies(kind: str) -> tuple[float, float, int]:
     draw = np.random.default_rng(0)
     right, asked = [0, 0], 0
     for start in range(0, len(texts), ROWS):
-        rows = texts[start : start + ROWS, : texts.shape[1] - SPAN]  # a source may be a few ids longer than its text
+        rows = texts[start : start + ROWS, : texts.shape[1] - 1]  # a source is an id longer than its text
         quarter = rows.shape[1] // 4
-        begins = draw.integers(quarter, rows.shape[1] - quarter - SPAN, len(rows)).tolist()
-        gold = torch.stack([row[begin : begin + SPAN] for row, begin in zip(rows, begins, strict=True)])
-        gold = gold[:, :1] if kind == "masked" else gold
+        begins = draw.integers(quarter, rows.shape[1] - quarter - 1, len(rows)).tolist()
+        gold_B = rows[torch.arange(len(rows)), torch.tensor(begins)]
         for number, ahead in enumerate((True, False)):
             shown, where_BT = ask(rows, begins, ahead)
             best_BT = net(**shown)[..., : tokenizer.vocabulary].argmax(dim=-1)
-            right[number] += int((best_BT[where_BT].view_as(gold) == gold).sum())
-        asked += gold.numel()
+            right[number] += int((best_BT[where_BT] == gold_B).sum())
+        asked += len(gold_B)
     print(f"{kind}: {right[0] / asked:.4f} and {right[1] / asked:.4f} without what follows", file=sys.stderr)
     return right[0] / asked, right[1] / asked, asked
 
