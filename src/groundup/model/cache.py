@@ -54,8 +54,10 @@ class Cache:
         memory_mask: bool, which tokens of its source each row sees, (B, 1, 1, S), where an encoder has read one.
     """
 
-    def __init__(self, config: Config, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (batch, length + 1, config.groups, config.channels)
+    def __init__(
+        self, config: Config, groups: int, batch: int, length: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        shape = (batch, length + 1, groups, config.channels)  # of the config's groups, those that are here
         self.layers = [
             LayerCache(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
             for _ in range(config.layers)

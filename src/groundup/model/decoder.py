@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from groundup.model import frame as frames
+from groundup.model.block import Block
 from groundup.model.cache import Cache
 from groundup.model.head import IGNORED, PIECE
 from groundup.model.net import Net, targeted
@@ -74,8 +75,9 @@ class Decoder(Net):
         dtype: torch.dtype | None = None,
     ) -> Cache:
         """Room for `batch` rows of up to `length` tokens each (default: the context), empty."""
-        weight = self.trunk.embedding.weight
-        return Cache(self.config, batch, length or self.context, device or weight.device, dtype or weight.dtype)
+        weight, attention = self.trunk.embedding.weight, cast(Block, next(iter(self.trunk.blocks.values()))).attention
+        room = length or self.context
+        return Cache(self.config, attention.groups, batch, room, device or weight.device, dtype or weight.dtype)
 
     def decode(self, tokens_BT: Tensor, cache: Cache, counts_B: Tensor | None = None) -> Tensor:
         """Read further tokens of each row and return logits (B, V) behind each row's last one; never compiled.

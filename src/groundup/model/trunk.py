@@ -80,6 +80,10 @@ class Trunk(nn.Module):
             x_BTD = self.project_in(x_BTD)
         return x_BTD if self.scale is None else x_BTD * self.scale
 
+    def enter(self, x_BTD: Tensor) -> Tensor:
+        """What of the stream is carried through the blocks here: all of it, where no other process has a part."""
+        return x_BTD
+
     def forward(
         self,
         tokens_BT: Tensor,
@@ -125,7 +129,7 @@ class Trunk(nn.Module):
                 )
         if self.training:
             x_BTD = functional.dropout(x_BTD, self.dropout)
-        first_BTD = x_BTD
+        x_BTD = first_BTD = self.enter(x_BTD)
         last = str(len(self.blocks) - 1)
         for name, block in self.blocks.items():
             values_BTE = self.values[name](tokens_BT) if name in self.values else None
