@@ -10,11 +10,18 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something the user can put right; a verb prints it as one line and exits with code 2.
 
+    Attributes:
+        exit_code: what a verb exits with.
+        by_all: whether every rank of a job raises it, so that rank 0 alone need tell it.
+
     Args:
         where: the dotted config key, with its value if it has one, or the file concerned.
         what: what is wrong there, and what would be allowed.
         remedy: what to do next.
     """
+
+    exit_code = 2
+    by_all = False
 
     def __init__(self, where: str, what: str, remedy: str) -> None:
         super().__init__(where, what, remedy)
@@ -44,6 +51,14 @@ class CheckpointError(UserError):
 
 class StorageError(UserError):
     """A place that cannot be written: read-only, full, or not ours."""
+
+
+class RankError(UserError):
+    """A process of several that failed, and with it the job; a verb exits as it did."""
+
+    def __init__(self, where: str, what: str, remedy: str, exit_code: int = 1) -> None:
+        super().__init__(where, what, remedy)
+        self.exit_code = exit_code
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

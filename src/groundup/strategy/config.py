@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -61,6 +60,21 @@ class Auto(Layout):
 class Single(Layout):
     """One process on one device."""
 
+    def check(self, world: int, model: Any, data: Any) -> None:
+        """See that there are no others.
+
+        Args:
+            world: ranks.
+            model: any.
+            data: any.
+
+        Raises:
+            ConfigError: there are.
+        """
+        del model, data
+        if world > 1:
+            raise ConfigError("strategy=single", f"trains in one process, not in {world}", "use strategy=ddp")
+
     def build(self, accelerator: str, devices: int) -> Strategy:
         """The strategy on this process's one device.
 
@@ -111,7 +125,7 @@ class DDP(Layout):
             raise ConfigError(
                 "strategy=ddp", "there are no collectives on mps", "use strategy=single, or accelerator=cpu"
             )
-        world, local = ranks.world(), local_world()
+        world, local = ranks.world(), ranks.local_world()
         if world == 1 and devices > 1:
             raise ConfigError(
                 "strategy=ddp",
@@ -137,28 +151,6 @@ class DDP(Layout):
             timeout_minutes=self.timeout_minutes,
             bucket_megabytes=self.bucket_megabytes,
         )
-
-
-def local_world() -> int:
-    """Processes on this machine: what torchrun says, else all of them.
-
-    Raises:
-        ConfigError: of several processes, something torchrun sets is missing or does not fit.
-    """
-    world = ranks.world()
-    if world == 1:
-        return 1
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        if not os.environ.get(name):
-            raise ConfigError(name, f"is unset though WORLD_SIZE={world}", "launch with torchrun, or unset WORLD_SIZE")
-    text = os.environ.get("LOCAL_WORLD_SIZE", str(world))
-    if not text.isdecimal() or not ranks.local_rank() < int(text) <= world:
-        raise ConfigError(
-            f"LOCAL_WORLD_SIZE={text}",
-            f"must be above LOCAL_RANK={ranks.local_rank()} and at most WORLD_SIZE={world}",
-            "launch with torchrun",
-        )
-    return int(text)
 
 
 def torchrun(devices: int) -> str:

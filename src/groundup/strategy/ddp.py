@@ -2,20 +2,17 @@
 
 # no `from __future__ import annotations`: DDP checks the hook's annotations, which must be the objects themselves
 
-import os
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import torch
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.overrides.distributed import prepare_for_backward
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
+from groundup.strategy.meeting import Ranks, leave_at_once, meet
 from groundup.strategy.stepping import Stepping
 
 
@@ -35,7 +32,7 @@ class DDP(Stepping, DDPStrategy):
     def __init__(self, devices: list[torch.device], timeout_minutes: float, bucket_megabytes: float) -> None:
         super().__init__(
             parallel_devices=devices,
-            cluster_environment=_environment(),
+            cluster_environment=Ranks(),
             process_group_backend="nccl" if devices[0].type == "cuda" else "gloo",
             timeout=timedelta(minutes=timeout_minutes),
             find_unused_parameters=False,
@@ -46,6 +43,12 @@ class DDP(Stepping, DDPStrategy):
 
     def _configure_launcher(self) -> None:
         """Leave launching to torchrun: Lightning's own launcher would run the script again, under Hydra too."""
+
+    def setup_distributed(self) -> None:
+        """Meet the other processes first: Lightning takes a group that is there."""
+        assert self._timeout is not None
+        meet(self.root_device, self._timeout)
+        super().setup_distributed()
 
     def configure_ddp(self) -> None:
         """Wrap the module, and settle how gradients are parcelled before the first step."""
@@ -67,15 +70,15 @@ class DDP(Stepping, DDPStrategy):
         distributed.all_reduce(total)
         return total.to(tensor.device)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Lose no time over groups when this rank fails."""
+        leave_at_once(exception)
+        super().on_exception(exception)
+
     def teardown(self) -> None:
         """Unwrap the module first, lest Lightning advise a static graph."""
         self.model = self.lightning_module
         super().teardown()
-
-
-def _environment() -> ClusterEnvironment:
-    """Who is who among the processes: what torchrun set, or this one alone."""
-    return TorchElasticEnvironment() if "WORLD_SIZE" in os.environ else LightningEnvironment()
 
 
 def _sum(state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:

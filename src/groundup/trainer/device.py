@@ -27,6 +27,11 @@ def device_of(options: Any) -> tuple[str, str]:
     return accelerator, "bf16" if computes_in_bf16(accelerator) else "fp32"
 
 
+def devices_of(accelerator: str) -> int | None:
+    """How many devices this machine has, None for a CPU, which any number of processes may share."""
+    return {"cuda": torch.cuda.device_count(), "mps": 1}.get(accelerator)
+
+
 def computes_in_bf16(accelerator: str) -> bool:
     """Whether the device multiplies bf16 matrices natively; emulation is slower than fp32."""
     if accelerator == "cuda":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import lightning
 import torch
@@ -30,6 +29,7 @@ from groundup.shard.manifest import Manifest
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.trainer import logger_config
 from groundup.trainer import segments as segment_list
+from groundup.trainer.agreement import Agreement
 from groundup.trainer.console import say
 from groundup.trainer.device import device_of
 from groundup.trainer.export import export, export_head
@@ -96,7 +96,7 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
             say(f"segment {number + 1} of {len(segments)} ({segment.reason}): steps {clock.steps} to {last}")
             module, trainer, data = _build(recipe, folder, segments, number, clock, last, source)
             if recipe.trainer.validate_first and not clock.steps:
-                first = build_trainer(recipe, [], list(trainer.loggers), folder, held_out=True)
+                first = build_trainer(recipe, _agreed(recipe, clock), list(trainer.loggers), folder, held_out=True)
                 first.validate(module, datamodule=data, verbose=False)
             trainer.fit(module, datamodule=data)
             clock, source = module.progress, checkpoint.path_of(folder, module.progress.steps)
@@ -169,7 +169,7 @@ def _build(
     module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
     view = _view(effective, setting)
     data = effective.data.build(effective.seed, clock, last - clock.steps, *_share(recipe), view)
-    callbacks = callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})
+    callbacks = _agreed(recipe, clock) + callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})
     for callback in callbacks:
         if isinstance(callback, Checkpoint):
             callback.place(
@@ -179,6 +179,13 @@ def _build(
     trainer = build_trainer(recipe, callbacks, loggers, folder, held_out=recipe.trainer.validate_every is not None)
     trainer.fit_loop.epoch_loop.batch_progress.total.ready = clock.steps  # so that validation falls on the same steps
     return module, trainer, data
+
+
+def _agreed(recipe: Recipe, clock: Progress) -> list[lightning.Callback]:
+    """What sees to it that several ranks mean the same."""
+    if ranks.world() == 1:
+        return []
+    return [Agreement(recipe, Manifest.read(storage_of(recipe.data)).digest, clock)]
 
 
 def _share(recipe: Recipe) -> tuple[int, int]:
@@ -210,9 +217,9 @@ def build_trainer(
     accelerator, _ = device_of(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    devices = ranks.local_world()
     profiler = PyTorchProfiler(dirpath=folder / "profile", filename="trace") if options.profile else None
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         accelerator="gpu" if accelerator == "cuda" else accelerator,
         strategy=recipe.strategy.build(accelerator, devices),
         devices=devices,
@@ -232,6 +239,10 @@ def build_trainer(
         inference_mode=False,
         profiler=profiler,
     )
+    if ranks.world() > 1:
+        # Lightning would answer SIGTERM with a collective, wherever in a step the ranks are just then.
+        cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
+    return trainer
 
 
 def _finish(

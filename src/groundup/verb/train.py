@@ -11,6 +11,7 @@ from typing import Any
 
 import groundup.callback.config
 import groundup.data.config
+import groundup.launcher.config
 import groundup.model.config
 import groundup.objective.config
 import groundup.optimizer.config
@@ -22,9 +23,11 @@ import groundup.trainer.logger_config  # noqa: F401  # these register the groups
 from groundup.core import checkpoint, ranks
 from groundup.core.bits import told
 from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
+from groundup.core.config.verb import command
 from groundup.core.errors import CheckpointError, ConfigError, DataError, StorageError
 from groundup.core.files import make_folder, read_json, storage_error, unused
 from groundup.core.memory import keep_freed_memory
+from groundup.launcher.job import Job
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
@@ -47,6 +50,7 @@ class Train:
     schedule: Any = option(MISSING, "the learning rate over the run")
     changes: list[Change] = option([], "planned changes: [{tokens: N, set: {data.batch_tokens: 65536}}]")
     strategy: Any = option(MISSING, "how the net is spread over devices", identity=False)
+    launcher: Any = option(MISSING, "what starts the processes", identity=False)
     trainer: Any = option(MISSING, "device, precision, pace", identity=False)
     callback: dict[str, Any] = option({}, "what watches the run", identity=False)
     logger: dict[str, Any] = option({}, "where metrics go", identity=False)
@@ -68,6 +72,7 @@ class Train:
         """
         if self.sweep is not None:
             raise ConfigError(f"sweep.study={self.sweep.study}", "is a search, not a run", "add --multirun")
+        self._settle_launcher()
         self._begin()
         manifest = self.data.check()
         if self.data.kind == "examples":
@@ -106,14 +111,27 @@ class Train:
         if accelerator == "cpu" and getattr(self.model, "kernel", "sdpa") == "flex":
             raise ConfigError("model.kernel=flex", "computes no gradients on a CPU", "set model.kernel=sdpa")
 
+    def _settle_launcher(self) -> None:
+        """What starts processes must know how many, before anything is laid out over them."""
+        if not self.launcher.starts():
+            ranks.local_world()  # what started this one must have told it its place
+            return
+        keep_freed_memory()
+        from groundup.trainer.device import device_of, devices_of
+
+        try:
+            self.launcher.settle(devices_of(device_of(self.trainer)[0]))
+        except ConfigError as error:
+            raise error.under("launcher") from None
+
     def _check_layout(self, data: Any) -> None:
-        """The strategy must be able to spread this network and batch over the ranks that were started."""
+        """The strategy must be able to spread this network and batch over the ranks that were or will be started."""
         if hasattr(self.strategy, "check"):  # a plugin's strategy need not have any
-            self.strategy.check(ranks.world(), self.model, data)
+            self.strategy.check(self.launcher.world(), self.model, data)
 
     def _check_batch_norm(self, data: Any) -> None:
         """Statistics of a micro-batch are those of the step only where there is one, on one rank."""
-        if getattr(self.model, "norm", None) == "batch" and (data.samples > data.rows or ranks.world() > 1):
+        if getattr(self.model, "norm", None) == "batch" and (data.samples > data.rows or self.launcher.world() > 1):
             raise ConfigError(
                 "model.norm=batch",
                 f"depends on how a step of {data.samples} windows is cut into micro-batches and ranks",
@@ -207,12 +225,17 @@ class Train:
         return Path(self.runs) / self.name / fingerprint([identity_of(self), data])
 
     def run(self) -> None:
-        """Train, or go on training; then write the report."""
+        """Train, or go on training; then write the report. Or have other processes do so."""
         folder = self.folder()
         plan = self.plan()
         if self.fresh and ranks.rank() == 0 and folder.exists():
             with only_one(folder):  # never from under a process that trains in it
                 set_aside(folder)
+        launcher = self.launcher.build()
+        if launcher is not None:
+            once = ["fresh=false"] if self.fresh else []  # what is launched again goes on from its own checkpoints
+            launcher.launch(Job(self.name, [*command(), *once], folder / "logs"))
+            return
         source = None if self.fresh and not self.resume else self._source(folder)
         from groundup.trainer.report import write_run_report
         from groundup.trainer.run import train

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from groundup.core import ranks
 from groundup.core.config.compose import instantiate, store
 from groundup.core.config.explain import explain
 from groundup.core.config.schema import groups
 from groundup.core.errors import ConfigError, UserError, nearest
 from groundup.core.files import storage_error
+
+LATER_SECONDS = 3.0
+"""How long a rank above 0 keeps an error to itself."""
 
 
 def verb(root: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
@@ -58,7 +63,7 @@ def verb(root: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
             except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
                 failed.append(tell(error))
             if failed:
-                sys.exit(2)
+                sys.exit(failed[0].exit_code)
 
         def task(tree: DictConfig) -> None:
             try:
@@ -66,7 +71,7 @@ def verb(root: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
             except (UserError, OSError) as error:
                 failed.append(tell(error))
                 if HydraConfig.get().mode != RunMode.MULTIRUN:
-                    sys.exit(2)  # in a multirun the other jobs go on
+                    sys.exit(failed[0].exit_code)  # in a multirun the other jobs go on
 
         return program
 
@@ -74,12 +79,42 @@ def verb(root: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
 
 
 def tell(error: Exception) -> UserError:
-    """Print an error the user can act on as one line; anything else is raised as it is."""
+    """Print an error the user can act on as one line; anything else is raised as it is.
+
+    What is wrong for all ranks, rank 0 tells; the others wait a moment, in which whatever launched them ends them, and
+    speak only where they alone may have something to tell.
+    """
     told = as_user_error(error)
     if told is None:
         raise error
+    if _later():
+        if told.by_all:
+            return told
+        time.sleep(LATER_SECONDS)
     print(f"error: {told}", file=sys.stderr, flush=True)
     return told
+
+
+def _later() -> bool:
+    try:
+        return ranks.rank() > 0
+    except ConfigError:  # this very process's place is what is wrong
+        return False
+
+
+def command() -> list[str]:
+    """The command line that runs this very job once more, of a multirun this one of its jobs.
+
+    Raises:
+        ConfigError: no verb runs here.
+    """
+    if not HydraConfig.initialized():
+        raise ConfigError("launcher", "starts a command line again, and there is none here", "run python train.py")
+    given = sys.argv[1:]
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        kept = [word for word in given if word.startswith("-") or not re.match(r"[~+]|.*=", word)]
+        given = [word for word in kept if word not in ("-m", "--multirun")] + list(HydraConfig.get().overrides.task)
+    return [sys.executable, str(Path(sys.argv[0]).resolve()), *given]
 
 
 def forget_script_folder(folder: Path) -> None:
