@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import lightning
 import torch
@@ -22,8 +22,10 @@ from groundup.core.progress import Progress
 from groundup.objective import state
 from groundup.objective.base import Objective
 
+T = TypeVar("T")
 STATE = "state.json"
 CALLBACK = "callback/"
+STRATEGY = "strategy/"
 
 
 @runtime_checkable
@@ -35,6 +37,26 @@ class Remembers(Protocol):
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave."""
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A strategy whose ranks differ, or that has tensors of its own, which a checkpoint keeps under `strategy/`.
+
+    Attributes:
+        own: where a rank's optimizer state stands below that, empty for the one that other layouts read.
+    """
+
+    own: str
+
+    def state(self) -> dict[str, Tensor]:
+        """Plain tensors, of this rank and of all; the latter are written once."""
+
+    def room(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Tensors to fill with those that `state` gave, as far as a checkpoint has them."""
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from them; nets and optimizer have been read."""
 
 
 class Checkpoint(lightning.Callback):
@@ -106,7 +128,10 @@ class Checkpoint(lightning.Callback):
             checkpoint.begin(module.folder, step)
         trainer.strategy.barrier()
         partial = checkpoint.partial_of(module.folder, step)
-        tensors = {**state.net_tensors(module.nets), **state.optimizer_tensors(module.nets, _optimizer(trainer))}
+        keeps, own = _keeps(trainer)
+        optimizer = state.optimizer_tensors(module.nets, _optimizer(trainer))
+        tensors = {**state.net_tensors(module.nets), **{own + name: value for name, value in optimizer.items()}}
+        tensors.update({STRATEGY + name: value for name, value in keeps.state().items()} if keeps else {})
         remembered = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Remembers)]
         for callback in remembered:
             tensors.update({f"{_own(callback)}{key}": value for key, value in callback.state().items()})
@@ -142,17 +167,42 @@ class Checkpoint(lightning.Callback):
         dtypes = {name: dtype for name, (_, dtype) in described.items()}
         nets = state.net_tensors(module.nets)
         state.expect(shapes, nets, shapes, str(folder))
-        optimizer = state.optimizer_room(module.nets, _optimizer(trainer), shapes, dtypes)
+        keeps, own = _keeps(trainer)
+        if not any(name.startswith(own + state.OPTIMIZER) for name in shapes):
+            own = ""
+        mine = {name.removeprefix(own): name for name in shapes if name.startswith(own + state.OPTIMIZER)}
+        optimizer = state.optimizer_room(
+            module.nets,
+            _optimizer(trainer),
+            {name: shapes[saved] for name, saved in mine.items()},
+            {name: dtypes[saved] for name, saved in mine.items()},
+        )
+        kept = keeps.room(_below(STRATEGY, shapes)) if keeps else {}
         callbacks = {
             name: torch.empty(shapes[name], dtype=dtypes[name]) for name in shapes if name.startswith(CALLBACK)
         }
-        files.read_into({**nets, **optimizer, **callbacks}, folder, alone=trainer.world_size == 1)
+        wanted = {**nets, **{mine[name]: tensor for name, tensor in optimizer.items()}, **callbacks}
+        wanted.update({STRATEGY + name: tensor for name, tensor in kept.items()})
+        files.read_into(wanted, folder, alone=trainer.world_size == 1)
         state.set_optimizer(module.nets, _optimizer(trainer), optimizer)
+        if keeps:
+            keeps.load_state(kept)
         for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, Remembers):
-                own = _own(callback)
-                mine = {name.removeprefix(own): value for name, value in callbacks.items() if name.startswith(own)}
-                callback.load_state(mine)
+                callback.load_state(_below(_own(callback), callbacks))
+
+
+def _below(prefix: str, found: Mapping[str, T]) -> dict[str, T]:
+    """What stands under names that begin with a prefix, by the rest of the name."""
+    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+
+
+def _keeps(trainer: lightning.Trainer) -> tuple[Keeps | None, str]:
+    """The strategy where it has something to keep, and what this rank's optimizer state is kept under."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, Keeps):
+        return None, ""
+    return strategy, f"{STRATEGY}{strategy.own}" if strategy.own else ""
 
 
 def _own(callback: Remembers) -> str:

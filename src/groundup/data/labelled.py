@@ -48,6 +48,10 @@ class Labelled:
     examples_B: torch.Tensor  # noqa: N815
     right_BA: torch.Tensor | None = None  # noqa: N815
 
+    def targets(self) -> torch.Tensor:
+        """How many examples there are, a scalar on the batch's device."""
+        return (self.examples_B >= 0).sum()
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Labelled:
         """The same on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

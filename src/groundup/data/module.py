@@ -140,9 +140,11 @@ class StreamModule(StepModule):
 
 
 class Loader(Protocol):
-    """Steps in order, as often as asked for."""
+    """Steps in order, as often as asked for, or one by its number, made here and now."""
 
     def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Step: ...
 
     def __iter__(self) -> Iterator[Step]: ...
 
@@ -155,6 +157,9 @@ class _InOrder:
 
     def __len__(self) -> int:
         return self._parcels.steps
+
+    def __getitem__(self, index: int) -> Step:
+        return self._parcels.one(index)
 
     def __iter__(self) -> Iterator[Step]:
         for index in range(len(self._parcels)):
@@ -184,6 +189,9 @@ class _Ahead:
     def __len__(self) -> int:
         return self._parcels.steps
 
+    def __getitem__(self, index: int) -> Step:
+        return self._parcels.one(index)
+
     def __iter__(self) -> Iterator[Step]:
         for steps in self._loader:
             yield from steps
@@ -208,6 +216,10 @@ class _Parcels(Dataset[Unpacked]):
 
     def __getitem__(self, index: int) -> Unpacked:
         return self._made.parcel(index * self.each, self.each)
+
+    def one(self, index: int) -> Step:
+        """A step by its number."""
+        return self._made.parcel(index).unpack()[0]
 
 
 def _as_is(item: Any) -> Any:

@@ -55,6 +55,10 @@ class Batch:
         every = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in every.items() if tensor is not None}
 
+    def targets(self) -> torch.Tensor:
+        """How many positions are predicted, a scalar on the batch's device."""
+        return (self.targets_BT >= 0).sum()
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -160,11 +160,12 @@ class Objective(lightning.LightningModule):
     def training_step(self, step: Step, index: int) -> None:
         """Do one optimizer step on all micro-batches of a Step."""
         del index  # a segment may start anywhere: the Step itself says which it is
-        after = self.progress.after(samples=step.samples, tokens=step.tokens)
-        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
-        factor = self.schedule.factor(after, self.total)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+        sums = self.gradients(step)
+        total = cast(Stepping, self.trainer.strategy).sum_over_ranks(torch.stack(list(sums.values())))
+        self.update(step, dict(zip(sums, (total / step.targets).unbind(), strict=True)))
+
+    def gradients(self, step: Step) -> dict[str, Tensor]:
+        """Add the gradient of a Step's mean loss to the parameters; gives this rank's sums, `loss` first."""
         sums: dict[str, Tensor] = {}
 
         def loss(number: int, batch: Batch) -> Tensor:
@@ -177,15 +178,22 @@ class Objective(lightning.LightningModule):
             mean: Tensor = total / step.targets
             return mean
 
-        strategy = cast(Stepping, self.trainer.strategy)
-        strategy.forward_backward(step.micro_batches, loss)
-        norm = self._clip(strategy)
+        cast(Stepping, self.trainer.strategy).forward_backward(step.micro_batches, loss)
+        return {name: _at_least_fp32(value) for name, value in sums.items()}
+
+    def update(self, step: Step, means: dict[str, Tensor]) -> None:
+        """Move the weights along the gradients of a Step, the clock by its samples, and tell of its `means`."""
+        after = self.progress.after(samples=step.samples, tokens=step.tokens)
+        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+        factor = self.schedule.factor(after, self.total)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        norm = self._clip(cast(Stepping, self.trainer.strategy))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.progress = after
-        means = strategy.sum_over_ranks(torch.stack([_at_least_fp32(value) for value in sums.values()])) / step.targets
         self.last = {
-            **dict(zip(sums, means.unbind(), strict=True)),
+            **means,
             "gradient_norm": norm,
             "rate": max(group["lr"] for group in optimizer.param_groups),
             "tokens": float(after.tokens),

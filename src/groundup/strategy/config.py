@@ -24,6 +24,20 @@ class Layout:
         """How `world` ranks are laid out."""
         return Grid(data=world)
 
+    def share(self, world: int, rank: int) -> tuple[int, int]:
+        """Which of how many shares of each step's samples a rank reads."""
+        grid = self.grid(world)
+        return grid.place(rank).data, grid.data
+
+    def leads(self, rank: int) -> bool:
+        """Whether a rank keeps the clock, or only computes for those that do: it then measures and saves nothing."""
+        del rank
+        return True
+
+    def mathematics(self) -> Any:
+        """What of these options decides what is learned, so that another value is another run; None: nothing."""
+        return None
+
     def check(self, world: int, model: Any, data: Any) -> None:
         """Find a network or a batch that cannot be laid out so.
 

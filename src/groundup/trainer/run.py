@@ -85,6 +85,8 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
         CheckpointError: `source` belongs to another model or another list of segments.
     """
     quiet()
+    leads = recipe.strategy.leads(ranks.rank())
+    source = source if leads else None
     clock = clock_of(source, segments)
     begun = time.monotonic()
     with only_one(folder):
@@ -95,7 +97,7 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
                 return Outcome(clock, {}, time.monotonic() - begun)
             say(f"segment {number + 1} of {len(segments)} ({segment.reason}): steps {clock.steps} to {last}")
             module, trainer, data = _build(recipe, folder, segments, number, clock, last, source)
-            if recipe.trainer.validate_first and not clock.steps:
+            if recipe.trainer.validate_first and not clock.steps and leads:
                 first = build_trainer(recipe, _agreed(recipe, clock), list(trainer.loggers), folder, held_out=True)
                 first.validate(module, datamodule=data, verbose=False)
             trainer.fit(module, datamodule=data)
@@ -103,6 +105,8 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
             if clock.steps < last:  # a callback saw reason to stop
                 return Outcome(clock, {}, time.monotonic() - begun)
         seconds = time.monotonic() - begun
+        if not leads:
+            return Outcome(clock, {}, seconds)
         return Outcome(clock, _finish(recipe, folder, segments, clock, source), seconds)
 
 
@@ -168,7 +172,11 @@ def _build(
     setting = _setting(effective, folder, clock, _era_end(segments, number))
     module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
     view = _view(effective, setting)
-    data = effective.data.build(effective.seed, clock, last - clock.steps, *_share(recipe), view)
+    data = effective.data.build(
+        effective.seed, clock, last - clock.steps, *recipe.strategy.share(ranks.world(), ranks.rank()), view
+    )
+    if not recipe.strategy.leads(ranks.rank()):
+        return module, build_trainer(recipe, _agreed(recipe, clock), [], folder, held_out=False), data
     callbacks = _agreed(recipe, clock) + callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})
     for callback in callbacks:
         if isinstance(callback, Checkpoint):
@@ -186,12 +194,6 @@ def _agreed(recipe: Recipe, clock: Progress) -> list[lightning.Callback]:
     if ranks.world() == 1:
         return []
     return [Agreement(recipe, Manifest.read(storage_of(recipe.data)).digest, clock)]
-
-
-def _share(recipe: Recipe) -> tuple[int, int]:
-    """Which of how many shares of the samples this rank reads."""
-    grid = recipe.strategy.grid(ranks.world())
-    return grid.place(ranks.rank()).data, grid.data
 
 
 class Place(Protocol):
@@ -262,7 +264,7 @@ def _finish(
     trainer.strategy.barrier()
     module.take(folder)
     view = _view(effective, setting)
-    data = effective.data.build(effective.seed, clock, 0, *_share(recipe), view)
+    data = effective.data.build(effective.seed, clock, 0, *recipe.strategy.share(ranks.world(), ranks.rank()), view)
     trainer.validate(module, datamodule=data, verbose=False)
     held_out: dict[str, float] = module.validation
     return held_out

@@ -17,6 +17,7 @@ import groundup.objective.config
 import groundup.optimizer.config
 import groundup.schedule.config
 import groundup.strategy.config
+import groundup.strategy.loose_config
 import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
@@ -222,7 +223,9 @@ class Train:
         """Where the run lives: a pure function of what defines its mathematics, so all ranks agree."""
         manifest = Manifest.read(self.data.path)
         data = [asdict(manifest.tokenizer), {split: to_dict(held) for split, held in manifest.splits.items()}]
-        return Path(self.runs) / self.name / fingerprint([identity_of(self), data])
+        spread = self.strategy.mathematics()
+        identity = [identity_of(self), data, *([] if spread is None else [spread])]
+        return Path(self.runs) / self.name / fingerprint(identity)
 
     def run(self) -> None:
         """Train, or go on training; then write the report. Or have other processes do so."""

@@ -1,0 +1,371 @@
+"""Asynchronous SGD: a server keeps the weights, workers compute gradients; what is minimised they do not know.
+
+A worker says hello or hands in a gradient, and the server answers with a step's number and the weights as they are, at
+once or when the bound on staleness allows (see `ledger`). The server does one thing at a time, so weights are never
+read while they change. Whoever hangs up is dead, and its step is drawn again; whoever says hello is a worker.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor, nn
+from typing_extensions import override
+
+from groundup.core import ranks
+from groundup.core.errors import ConfigError, UserError
+from groundup.core.progress import Progress
+from groundup.strategy import wire
+from groundup.strategy.ledger import Ledger
+from groundup.strategy.single import Single
+from groundup.strategy.trained import trained
+
+_AGAIN_SECONDS = 0.1
+_LONGEST = 16
+"""Updates of more staleness than this are counted together."""
+
+
+class Server(Single):
+    """Applies gradients as they come, each as a step of the run; it computes none.
+
+    Args:
+        device: where the weights are.
+        port: to listen on, 0: any.
+        bound: the most staleness, None: any.
+        seconds: after which a silent worker counts as dead, and a server without workers gives up.
+    """
+
+    own = ""
+
+    def __init__(self, device: torch.device, port: int, bound: int | None, seconds: float) -> None:
+        super().__init__(device)
+        self._port, self._bound, self._seconds = port, bound, seconds
+        self._missing: list[int] = []
+        self._reception: _Reception | None = None
+        self._stale: Counter[int] = Counter()
+
+    @override
+    def process_dataloader(self, dataloader: Any) -> Any:
+        """In the place of the training steps, those that workers have done, as they come."""
+        module, trainer = self.lightning_module, self.lightning_module and self.lightning_module.trainer
+        assert module is not None and trainer is not None
+        if not trainer.training:
+            return dataloader
+        clock, weights = trained(module).progress, _weights(self)
+        end = clock.steps + len(dataloader)
+        ledger = Ledger(clock.steps + len(self._missing), self._missing, end, self._bound)
+        self._reception = _Reception(ledger, weights, trained(module).folder.name, self._port, self._seconds)
+        return _Arrivals(dataloader, self._reception)
+
+    @override
+    def training_step(self, *args: Any, **kwargs: Any) -> None:
+        """Apply the gradient that arrived."""
+        del kwargs
+        assert self._reception is not None
+        module, arrived = trained(self.lightning_module), self._reception.arrived
+        for weight, gradient in zip(_weights(self), arrived.gradients, strict=True):
+            weight.grad = None if gradient is None else gradient.to(weight.device)
+        means = {name: torch.tensor(value, dtype=torch.float64) for name, value in arrived.means.items()}
+        module.update(args[0], means)
+        self._stale[arrived.stale] += 1
+        if module.progress.steps % module.setting.log_every == 0 or module.progress.tokens >= module.total.tokens:
+            module.write({**_histogram(self._stale), "async/workers": float(self._reception.workers)})
+            self._stale.clear()
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        """Hang up, so that workers end too."""
+        if self._reception is not None:
+            self._reception.hang_up()
+        super().on_exception(exception)
+
+    @override
+    def teardown(self) -> None:
+        """Tell the workers that this segment is over."""
+        if self._reception is not None:
+            self._reception.end(trained(self.lightning_module).progress)
+            self._reception = None
+        super().teardown()
+
+    def state(self) -> dict[str, Tensor]:
+        """The counter of draws, and the numbers below it that are not done, which are drawn first after a start."""
+        assert self._reception is not None
+        ledger = self._reception.ledger
+        return {"drawn": torch.tensor([ledger.following, *ledger.missing], dtype=torch.int64)}
+
+    def room(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Room for these numbers, where there are any."""
+        return {name: torch.empty(shapes[name], dtype=torch.int64) for name in ("drawn",) if name in shapes}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take the numbers back; another strategy's checkpoint has none, as it leaves nothing out."""
+        self._missing = tensors["drawn"].tolist()[1:] if tensors else []
+
+
+class Worker(Single):
+    """Computes gradients of the steps it draws, at weights it gets with them.
+
+    Args:
+        device: to compute on.
+        seconds: to wait for the server.
+    """
+
+    def __init__(self, device: torch.device, seconds: float) -> None:
+        super().__init__(device)
+        self.global_rank, self._seconds = ranks.rank(), seconds
+        self._means: dict[str, float] = {}
+
+    @property
+    @override
+    def is_global_zero(self) -> bool:
+        """The server is."""
+        return False
+
+    @override
+    def process_dataloader(self, dataloader: Any) -> Any:
+        """In the place of the training steps in their order, those that are drawn."""
+        return _Draws(dataloader, self)
+
+    @override
+    def training_step(self, *args: Any, **kwargs: Any) -> None:
+        """Compute a gradient; it is handed in when the next step is drawn."""
+        del kwargs
+        with self.precision_plugin.train_step_context():
+            sums = trained(self.lightning_module).gradients(args[0])
+        self._means = {name: float(value / args[0].targets) for name, value in sums.items()}
+
+    def draws(self, steps: Any) -> Iterator[Any]:
+        """Steps by the numbers drawn, until there is none left in the segment."""
+        module, weights = trained(self.lightning_module), _weights(self)
+        first = module.progress
+        server, (answer, body) = self._begin({"run": module.folder.name, "end": first.steps + len(steps)})
+        while "number" in answer:
+            with torch.no_grad():
+                for weight, value in zip(weights, wire.unpack(body, weights), strict=True):
+                    weight.copy_(value)
+            yield steps[answer["number"] - first.steps]
+            there = [weight.grad is not None for weight in weights]
+            try:
+                server.send({"means": self._means, "there": there}, [w.grad for w in weights if w.grad is not None])
+                answer, body = server.receive(self._seconds)
+            except OSError as error:
+                what = f"the server is gone ({error})"
+                raise UserError(f"rank {self.global_rank}", what, "start it again, and the workers") from None
+            for weight in weights:
+                weight.grad = None
+        server.close()
+        module.progress = self._clock(answer, first, steps)
+
+    def _clock(self, answer: dict[str, Any], first: Progress, steps: Any) -> Progress:
+        """Where the server stands when it has no more steps, or the end of a segment that it is past."""
+        if "refused" in answer:
+            raise ConfigError("strategy=async_sgd", answer["refused"], "start every rank with the same command")
+        if "past" in answer:
+            step, many = steps[0], len(steps)
+            return first.after(steps=many, samples=many * step.samples, tokens=many * step.tokens)
+        return Progress(**answer["clock"])
+
+    def _begin(self, hello: dict[str, Any]) -> tuple[wire.Peer, tuple[dict[str, Any], memoryview]]:
+        """The server, and its first answer; between segments, and before it starts, there is none for a while."""
+        limit = time.monotonic() + self._seconds
+        while True:
+            try:
+                server = wire.connect(self._seconds)
+                server.send(hello)
+                return server, server.receive(self._seconds)
+            except (OSError, RuntimeError) as error:  # the latter is the store's
+                if time.monotonic() > limit or isinstance(error, RuntimeError):
+                    what = f"there is no server ({error})"
+                    raise UserError(f"rank {self.global_rank}", what, "start rank 0, then the workers") from None
+                time.sleep(_AGAIN_SECONDS)
+
+
+class _Draws:
+    """A worker's loader."""
+
+    def __init__(self, steps: Any, worker: Worker) -> None:
+        self._steps, self._worker = steps, worker
+
+    def __len__(self) -> int:
+        """More than any worker draws, as after its last step it asks once more."""
+        return len(self._steps) + 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._worker.draws(self._steps)
+
+
+class _Arrivals:
+    """The server's loader: steps without their micro-batches, each when its gradient has come."""
+
+    def __init__(self, steps: Any, reception: _Reception) -> None:
+        self._steps, self._reception = steps, reception
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Any]:
+        like = replace(self._steps[0], micro_batches=[])  # in a segment all have as many samples and tokens
+        for _ in range(len(self)):
+            number = self._reception.wait()
+            first = like.first_sample + (number - like.step) * like.samples
+            yield replace(like, step=number, first_sample=first)
+
+
+class _Arrived:
+    """A gradient, None for a parameter that has none, with what its worker measured."""
+
+    def __init__(self, gradients: list[Tensor | None], means: dict[str, float], stale: int) -> None:
+        self.gradients, self.means, self.stale = gradients, means, stale
+
+
+class _Reception:
+    """The server's end of all connections."""
+
+    arrived: _Arrived
+
+    def __init__(self, ledger: Ledger, weights: list[nn.Parameter], run: str, port: int, seconds: float) -> None:
+        self.ledger, self._weights, self._run, self._seconds = ledger, weights, run, seconds
+        self._listener = wire.listen(port, seconds)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._since: dict[wire.Peer, float] = {}
+        self._waiting: list[wire.Peer] = []
+        self._alone = time.monotonic()
+
+    @property
+    def workers(self) -> int:
+        """How many are connected."""
+        return len(self._since)
+
+    def wait(self) -> int:
+        """Answer workers until a gradient has come; the number of its step.
+
+        Raises:
+            UserError: for too long there was no worker.
+        """
+        while True:
+            self._answer()
+            for key, _ in self._selector.select(timeout=1.0):
+                if key.fileobj is self._listener:
+                    self._since[self._welcome()] = time.monotonic()
+                elif (number := self._hear(key.data)) is not None:
+                    return number
+            self._bury()
+
+    def end(self, clock: Progress) -> None:
+        """Let every worker finish what it is at, and tell it that there is no more."""
+        for peer in list(self._since):
+            try:
+                if peer not in self._waiting:
+                    peer.receive(self._seconds)
+                peer.send({"clock": vars(clock)})
+            except OSError:
+                self._lose(peer)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close every connection."""
+        self._selector.close()
+        self._listener.close()
+        for peer in self._since:
+            peer.close()
+        self._since.clear()
+
+    def _welcome(self) -> wire.Peer:
+        peer = wire.Peer(self._listener.accept()[0])
+        self._selector.register(peer, selectors.EVENT_READ, peer)
+        return peer
+
+    def _hear(self, peer: wire.Peer) -> int | None:
+        """Take a message; the number of the step whose gradient it brings, if it does."""
+        try:
+            values, body = peer.receive(self._seconds)
+            if "run" in values:
+                self._greet(peer, values)
+                return None
+            there = [weight for weight, is_there in zip(self._weights, values["there"], strict=True) if is_there]
+            found = iter(wire.unpack(body, there))
+        except OSError as error:
+            self._lose(peer, str(error))
+            return None
+        gradients = [next(found) if is_there else None for is_there in values["there"]]
+        number, stale = self.ledger.push(peer)
+        self.arrived = _Arrived(gradients, values["means"], stale)
+        self._ready(peer)
+        return number
+
+    def _greet(self, peer: wire.Peer, hello: dict[str, Any]) -> None:
+        end = self.ledger.end
+        if hello["run"] != self._run or hello["end"] > end:
+            peer.send({"refused": f"rank 0 trains {self._run} to step {end}, and a worker another run or further"})
+            self._lose(peer)
+        elif hello["end"] < end:
+            peer.send({"past": True})
+            self._lose(peer)
+        else:
+            self._ready(peer)
+
+    def _ready(self, peer: wire.Peer) -> None:
+        self._since[peer] = time.monotonic()
+        self._waiting.append(peer)
+
+    def _answer(self) -> None:
+        """Give steps to those who wait for one, first come first served, as far as may be."""
+        for peer in list(self._waiting):
+            drawn = self.ledger.draw(peer)
+            if drawn is None:
+                return
+            self._waiting.remove(peer)
+            self._since[peer] = time.monotonic()
+            try:
+                peer.send({"number": drawn.number}, self._weights)
+            except OSError as error:
+                self._lose(peer, str(error))
+
+    def _bury(self) -> None:
+        """Give up those who are silent for too long, and the run where nobody is left."""
+        now = time.monotonic()
+        for peer, since in list(self._since.items()):
+            if peer not in self._waiting and now - since > self._seconds:
+                self._lose(peer, "it is silent")
+        if self._since:
+            self._alone = now
+        elif now - self._alone > self._seconds:
+            raise UserError("strategy=async_sgd", f"no worker for {self._seconds:.0f} s", "start workers")
+
+    def _lose(self, peer: wire.Peer, why: str = "") -> None:
+        self._selector.unregister(peer)
+        peer.close()
+        del self._since[peer]
+        if peer in self._waiting:
+            self._waiting.remove(peer)
+        number = self.ledger.lose(peer)
+        if number is not None:
+            print(f"a worker is gone ({why}); step {number} is drawn again", flush=True)
+
+
+def _weights(strategy: Strategy) -> list[nn.Parameter]:
+    """What is trained, in the same order on every rank."""
+    assert strategy.lightning_module is not None
+    return [parameter for parameter in strategy.lightning_module.parameters() if parameter.requires_grad]
+
+
+def _histogram(stale: Counter[int]) -> dict[str, float]:
+    """How stale the updates since the last row were: mean, largest, and how many of each."""
+    many, most = stale.total(), max(stale)
+    mean = sum(value * count for value, count in stale.items()) / many
+    counts = {f"staleness/{value}": float(stale[value]) for value in range(min(most, _LONGEST) + 1)}
+    longer = sum(count for value, count in stale.items() if value > _LONGEST)
+    return {
+        "staleness/mean": mean,
+        "staleness/max": float(most),
+        **counts,
+        **({f"staleness/above_{_LONGEST}": float(longer)} if longer else {}),
+    }

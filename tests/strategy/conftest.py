@@ -1,0 +1,139 @@
+"""What the tests of loosely coupled strategies share: a tiny corpus, a tiny run, and processes that train together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from groundup.callback.tensors import read_all
+from groundup.core.config import compose
+from groundup.verb import prepare, train  # noqa: F401  # these register what the verbs are made of
+
+HERE = Path(__file__).parent
+SCRIPT = HERE / "loose_ranks.py"
+MADE_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Tiny:
+    """Runs of a tiny net on a tiny corpus, in float64, that only differ in what is said."""
+
+    tokens = 128
+    fixed = (
+        "model=gpt2-124m",
+        "model.layers=1",
+        "model.width=16",
+        "model.heads=2",
+        "model.context=16",
+        "model.vocabulary=300",
+        "data.context=16",
+        f"data.batch_tokens={tokens}",
+        "data.micro_batch=2",
+        "data.held_out_tokens=256",
+        "trainer.compile=false",
+        "trainer.accelerator=cpu",
+        "trainer.precision=fp64",
+        "trainer.validate_every=2",
+        "trainer.log_every=1",
+        "callback=[checkpoint]",
+        "callback.checkpoint.every=1",
+        "callback.checkpoint.keep_latest=100",
+        "schedule=constant",
+        "objective.clip=null",
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def overrides(self, name: str, steps: int, *more: str) -> list[str]:
+        """The command line of a run of so many steps."""
+        where = [f"data.path={self.folder}/data", f"runs={self.folder}/runs", f"name={name}"]
+        return [*where, *self.fixed, f"tokens={steps * self.tokens}", *more]
+
+    def train(self, name: str, steps: int, *more: str) -> None:
+        """Train here and now."""
+        config = self.composed("train", *self.overrides(name, steps, *more))
+        config.check()
+        config.run()
+
+    def run(self, name: str) -> Path:
+        """The folder of a run."""
+        (folder,) = (self.folder / "runs" / name).iterdir()
+        return folder
+
+    def tensors(self, name: str, step: int) -> dict[str, torch.Tensor]:
+        """All that a checkpoint holds."""
+        return read_all(self.run(name) / "checkpoints" / f"step-{step}")
+
+    def rows(self, name: str) -> dict[str, dict[int, float]]:
+        """What was logged, by name and step."""
+        found: dict[str, dict[int, float]] = {}
+        with (self.run(name) / "metrics.csv").open() as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
+        return found
+
+    @staticmethod
+    def composed(verb: str, *overrides: str) -> Any:
+        """A verb's config."""
+        return compose.composed(HERE.parents[1] / "conf", verb, *overrides)
+
+    def together(self, processes: int, *runs: list[str]) -> list[int]:
+        """Do runs in so many processes that torchrun started; bytes that each run handed to all-reduce."""
+        (self.folder / "runs.json").write_text(json.dumps(runs))
+        launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+        command = [sys.executable, *launch, f"--nproc-per-node={processes}", str(SCRIPT), "runs", str(self.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads((self.folder / "travelled-0.json").read_text())
+
+    def apart(self, processes: int, *runs: list[str]) -> list[int]:
+        """Count steps and do runs in so many processes that nobody watches over; how each ended."""
+        (self.folder / "runs.json").write_text(json.dumps(runs))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        where = {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started = [
+            subprocess.Popen(
+                [sys.executable, str(SCRIPT), "counts", str(self.folder)],
+                env=environment(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, **where),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(processes)
+        ]
+        try:
+            told = [process.communicate(timeout=240)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        ends = [process.returncode for process in started]
+        assert set(ends) <= {0, -signal.SIGKILL}, "\n".join(told)
+        return ends
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Python's documentation topics as bytes."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = Tiny.composed("prepare", "source=[topics]", "tokenizer=bytes", f"path={folder}/data")
+    config.check()
+    config.run()
+    return Tiny(folder)
+
+
+def environment(**values: object) -> dict[str, str]:
+    """This one without torchrun's traces."""
+    kept = {key: value for key, value in os.environ.items() if key not in MADE_BY_TORCHRUN}
+    return kept | {"OMP_NUM_THREADS": "1"} | {key: str(value) for key, value in values.items()}

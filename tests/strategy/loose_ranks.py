@@ -1,0 +1,151 @@
+"""What the tests of loosely coupled strategies start: one process of several.
+
+loose_ranks.py runs FOLDER       the runs whose overrides stand in FOLDER/runs.json, one after the other
+loose_ranks.py counts FOLDER     steps that are counted, then the runs; rank 2 is killed on the way
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning
+import torch
+from torch import nn
+
+import groundup.verb.train  # noqa: F401  # registers all that a run is made of
+from groundup.core import ranks
+from groundup.core.config import compose
+from groundup.core.progress import Progress
+from groundup.strategy.loose_config import AsyncSGD
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, SAMPLES = 24, 2
+
+
+@dataclass
+class Step:
+    step: int
+    samples: int = SAMPLES
+    tokens: int = SAMPLES
+    targets: int = SAMPLES
+    first_sample: int = 0
+    micro_batches: list[int] = field(default_factory=list)
+
+
+class Steps:
+    """Steps by their number; each holds the numbers of its samples."""
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __getitem__(self, number: int) -> Step:
+        first = number * SAMPLES
+        return Step(number, first_sample=first, micro_batches=list(range(first, first + SAMPLES)))
+
+    def __iter__(self):
+        return (self[number] for number in range(STEPS))
+
+
+class Counting(lightning.LightningModule):
+    """Its weights end as how often each sample was used: a sample's gradient is minus one in its own place."""
+
+    def __init__(self, slow: float, dies_at: int | None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.used = nn.Parameter(torch.zeros(STEPS * SAMPLES, dtype=torch.float64))
+        self.never = nn.Parameter(torch.zeros(3))
+        self.progress, self.total = Progress(), Progress(STEPS, STEPS * SAMPLES, STEPS * SAMPLES)
+        self.setting, self.folder = SimpleNamespace(log_every=1), Path("counting")
+        self.slow, self.dies_at, self.done = slow, dies_at, 0
+        self.rows: list[dict[str, float]] = []
+        self.losses: list[float] = []
+        self.firsts: list[int] = []
+
+    def training_step(self, step: Step, index: int) -> None:
+        raise AssertionError("the strategy makes the steps")
+
+    def gradients(self, step: Step) -> dict[str, torch.Tensor]:
+        time.sleep(self.slow)
+        if self.done == self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.done += 1
+        self.used.grad = torch.zeros_like(self.used)
+        self.used.grad[step.micro_batches] = -1.0
+        return {"loss": torch.tensor(float(step.step * SAMPLES))}
+
+    def update(self, step: Step, means: dict[str, torch.Tensor]) -> None:
+        assert self.never.grad is None and not step.micro_batches
+        self.optimizers(use_pl_optimizer=False).step()
+        self.losses.append(float(means["loss"]))
+        self.firsts.append(step.first_sample)
+        self.progress = self.progress.after(samples=step.samples, tokens=step.tokens)
+
+    def write(self, metrics: dict[str, float]) -> None:
+        self.rows.append(metrics)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def count(bound: int | None, slow: float = 0.0, dies_at: int | None = None) -> dict[str, object]:
+    """Train with rank 2 slow, and dying after so many steps."""
+    me = ranks.rank() == 2
+    module = Counting(slow if me else 0.002, dies_at if me else None)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        strategy=AsyncSGD(staleness=bound, timeout_minutes=1.0).build("cpu", 1),
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, Steps())
+    assert module.progress == module.total  # a worker is told
+    return {"used": module.used.detach(), **{name: getattr(module, name) for name in ("rows", "losses", "firsts")}}
+
+
+def run(*overrides: str) -> None:
+    """Train as train.py does."""
+    config = partial(compose.composed, ROOT / "conf")("train", *overrides)
+    config.check()
+    config.run()
+
+
+def spied(name: str) -> list[int]:
+    """Sizes in bytes of all tensors that are handed to a collective from here on."""
+    sizes, real = [], getattr(torch.distributed, name)
+
+    def spy(tensor, *arguments, **options):
+        sizes.append(tensor.numel() * tensor.element_size())
+        return real(tensor, *arguments, **options)
+
+    setattr(torch.distributed, name, spy)
+    return sizes
+
+
+if __name__ == "__main__":
+    task, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    if task == "counts":
+        runs = {"bound": (1, 0.03), "free": (None, 0.03), "none": (0, 0.0), "killed": (4, 0.0, 1)}
+        for name, options in runs.items():
+            torch.save(count(*options), folder / f"{name}-{ranks.rank()}.pt")
+    sizes = spied("all_reduce")
+    travelled = []
+    for overrides in json.loads((folder / "runs.json").read_text()):
+        before = len(sizes)
+        run(*overrides)
+        travelled.append(sum(sizes[before:]))
+    (folder / f"travelled-{ranks.rank()}.json").write_text(json.dumps(travelled))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
