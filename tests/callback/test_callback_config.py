@@ -23,7 +23,7 @@ def test_every_kind_builds_with_its_defaults(kind: str) -> None:
 def test_averages_come_before_those_who_read_them_and_checkpoints_after_all() -> None:
     built = config.build({kind: KINDS[kind]() for kind in sorted(KINDS, reverse=True)})
     names = [type(callback).__name__.lower() for callback in built]
-    assert names == ["ema", "throughput", "progress", "samples", "curves", "evaluation", "checkpoint"]
+    assert names == ["stragglers", "ema", "throughput", "progress", "samples", "curves", "evaluation", "checkpoint"]
 
 
 def test_a_callback_from_elsewhere_stands_before_the_checkpoint() -> None:
@@ -48,6 +48,8 @@ def test_a_callback_from_elsewhere_stands_before_the_checkpoint() -> None:
         ("throughput", {"window": 0}),
         ("progress", {"every_seconds": 0.0}),
         ("curves", {"every": 0}),
+        ("stragglers", {"every": 1}),
+        ("stragglers", {"factor": 1.0}),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(kind: str, options: dict[str, object]) -> None:

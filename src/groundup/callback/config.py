@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 group(
     "callback",
-    "what watches a run: progress, speed, samples, averaged weights, curves, evaluation, checkpoints",
+    "what watches a run: progress, speed, slow ranks, samples, averaged weights, curves, evaluation, checkpoints",
     many=True,
 )
 
-_FIRST = ("ema", "throughput", "progress", "samples", "curves")
+_FIRST = ("stragglers", "ema", "throughput", "progress", "samples", "curves")
 _LAST = ("checkpoint",)
 
 
@@ -67,6 +67,20 @@ class Throughput:
         from groundup.callback.throughput import Throughput
 
         return Throughput(self)
+
+
+@schema("callback", "stragglers")
+class Stragglers:
+    """Which of several ranks computes slower than the others, so that all wait for it."""
+
+    every: int = option(50, "compare the ranks each time so many steps are done", at_least=2)
+    factor: float = option(1.2, "tell of a rank whose steps take so many times what the median rank's take", above=1)
+
+    def build(self) -> Callback:
+        """The callback."""
+        from groundup.callback.stragglers import Stragglers
+
+        return Stragglers(self)
 
 
 @schema("callback", "samples")

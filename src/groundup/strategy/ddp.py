@@ -54,7 +54,7 @@ class DDP(Stepping, DDPStrategy):
         """Wrap the module, and settle how gradients are parcelled before the first step."""
         super().configure_ddp()
         assert isinstance(self.model, DistributedDataParallel)
-        self.model.register_comm_hook(None, _sum)
+        self.model.register_comm_hook(None, self._sum)
         _settle_buckets(self.model)
 
     def _register_ddp_hooks(self) -> None:
@@ -70,6 +70,18 @@ class DDP(Stepping, DDPStrategy):
         distributed.all_reduce(total)
         return total.to(tensor.device)
 
+    def _sum(self, state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+        """Add a bucket over all ranks; without a hook DDP would also divide by their number."""
+        del state
+        if bucket.is_last():
+            super().computed()
+        work = distributed.all_reduce(bucket.buffer(), async_op=True)
+        total: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda future: future.value()[0])
+        return total
+
+    def computed(self) -> None:
+        """Nothing: the last bucket told it, before backward waited for the others."""
+
     def on_exception(self, exception: BaseException) -> None:
         """Lose no time over groups when this rank fails."""
         leave_at_once(exception)
@@ -79,14 +91,6 @@ class DDP(Stepping, DDPStrategy):
         """Unwrap the module first, lest Lightning advise a static graph."""
         self.model = self.lightning_module
         super().teardown()
-
-
-def _sum(state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """Add a bucket over all ranks; without a hook DDP would also divide by their number."""
-    del state
-    work = distributed.all_reduce(bucket.buffer(), async_op=True)
-    total: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda future: future.value()[0])
-    return total
 
 
 def _settle_buckets(model: DistributedDataParallel) -> None:

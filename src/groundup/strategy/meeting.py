@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -139,11 +139,11 @@ def arrive(store: Store, rank: int, world: int, timeout: timedelta, patience: fl
         fault = _await_all(store, world, timeout, patience)
         store.set(_VERDICT, json.dumps({"world": world, "fault": fault and _written(fault)}))
     else:
-        with suppress(DistError):  # rank 0 gives up first, and says why
-            store.wait([_VERDICT], timeout + timedelta(seconds=10))
-        if not store.check([_VERDICT]):
-            raise ConfigError("rank 0", "came and did not answer", "see what it says, or its log")
-        verdict = json.loads(store.get(_VERDICT))
+        try:
+            store.wait([_VERDICT], timeout + timedelta(seconds=10))  # rank 0 gives up before that, and says why
+            verdict = json.loads(store.get(_VERDICT))
+        except DistError:
+            raise ConfigError("rank 0", "does not answer any more", "see what it says, or its log") from None
         fault = verdict["fault"] and ConfigError(*json.loads(verdict["fault"]))
         if fault is None and verdict["world"] != world:
             what = f"rank 0 has WORLD_SIZE={verdict['world']}"

@@ -18,7 +18,12 @@ class Stepping(Strategy):
 
     Mixed into a Lightning strategy. Parameters are whole on every rank here; a layout that shards them overrides
     `gradient_norm`, and one that schedules micro-batches itself overrides `forward_backward`.
+
+    Attributes:
+        on_computed: called in every step at the point from which this rank only waits for others; None: nobody asks.
     """
+
+    on_computed: Callable[[], None] | None = None
 
     def spread(self, nets: nn.ModuleDict) -> None:
         """Lay freshly built nets out over the ranks, in place, before the optimizer takes their parameters.
@@ -42,6 +47,12 @@ class Stepping(Strategy):
         for number, micro_batch in enumerate(micro_batches):
             with self.quiet() if number < len(micro_batches) - 1 else nullcontext():
                 self.backward(loss(number, micro_batch), None)
+        self.computed()
+
+    def computed(self) -> None:
+        """Tell who asks that this rank's gradients are made. Who sends them while backward goes on tells it earlier."""
+        if self.on_computed is not None:
+            self.on_computed()
 
     def quiet(self) -> AbstractContextManager[None]:
         """A context in which gradients are added up here and not yet over ranks."""

@@ -26,6 +26,9 @@ def check(options: Search, program: Program) -> Any:
     if options.sampler == "grid":
         points(options.space)
     base = program.compose([])
+    if base.launcher.kind == "slurm":
+        what = "hands a run over and does not wait for it, and a search learns from each"
+        raise ConfigError("launcher=slurm", what, "leave it out; start the search inside a job, or several in several")
     for name, value in (("fresh", False), ("resume", None), ("stop_steps", None)):
         if getattr(base, name) != value:
             what = "would keep a trial from its end, or from going on where it stopped"
