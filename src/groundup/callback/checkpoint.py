@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -143,9 +143,7 @@ class Checkpoint(lightning.Callback):
         nets = state.net_tensors(module.nets)
         state.expect(shapes, nets, shapes, str(folder))
         optimizer = state.optimizer_room(module.nets, _optimizer(trainer), shapes, dtypes)
-        callbacks = {
-            name: torch.empty(shapes[name], dtype=dtypes[name]) for name in shapes if name.startswith(CALLBACK)
-        }
+        callbacks = _callback_room(trainer, shapes, dtypes)
         files.read_into({**nets, **optimizer, **callbacks}, folder, alone=trainer.world_size == 1)
         state.set_optimizer(module.nets, _optimizer(trainer), optimizer)
         for callback in cast(Any, trainer).callbacks:
@@ -153,6 +151,26 @@ class Checkpoint(lightning.Callback):
                 own = _own(callback)
                 mine = {name.removeprefix(own): value for name, value in callbacks.items() if name.startswith(own)}
                 callback.load_state(mine)
+
+
+def _callback_room(
+    trainer: lightning.Trainer, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, torch.dtype]
+) -> dict[str, Tensor]:
+    """Empty tensors for what callbacks saved, laid out like what they hold now where that is of the same shape."""
+    now: dict[str, Tensor] = {}
+    for callback in cast(Any, trainer).callbacks:
+        if isinstance(callback, Remembers):
+            now.update({f"{_own(callback)}{key}": value for key, value in callback.state().items()})
+    room: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        if not name.startswith(CALLBACK):
+            continue
+        alike = now.get(name)
+        if alike is not None and tuple(alike.shape) == shape:
+            room[name] = torch.empty_like(alike, dtype=dtypes[name])
+        else:
+            room[name] = torch.empty(shape, dtype=dtypes[name])
+    return room
 
 
 def _own(callback: Remembers) -> str:

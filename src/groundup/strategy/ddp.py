@@ -35,7 +35,7 @@ class DDP(Stepping, DDPStrategy):
     def __init__(self, devices: list[torch.device], timeout_minutes: float, bucket_megabytes: float) -> None:
         super().__init__(
             parallel_devices=devices,
-            cluster_environment=_environment(),
+            cluster_environment=environment(),
             process_group_backend="nccl" if devices[0].type == "cuda" else "gloo",
             timeout=timedelta(minutes=timeout_minutes),
             find_unused_parameters=False,
@@ -73,7 +73,7 @@ class DDP(Stepping, DDPStrategy):
         super().teardown()
 
 
-def _environment() -> ClusterEnvironment:
+def environment() -> ClusterEnvironment:
     """Who is who among the processes: what torchrun set, or this one alone."""
     return TorchElasticEnvironment() if "WORLD_SIZE" in os.environ else LightningEnvironment()
 
