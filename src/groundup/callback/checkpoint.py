@@ -178,9 +178,7 @@ class Checkpoint(lightning.Callback):
             {name: dtypes[saved] for name, saved in mine.items()},
         )
         kept = keeps.room(_below(STRATEGY, shapes)) if keeps else {}
-        callbacks = {
-            name: torch.empty(shapes[name], dtype=dtypes[name]) for name in shapes if name.startswith(CALLBACK)
-        }
+        callbacks = _callback_room(trainer, shapes, dtypes)
         wanted = {**nets, **{mine[name]: tensor for name, tensor in optimizer.items()}, **callbacks}
         wanted.update({STRATEGY + name: tensor for name, tensor in kept.items()})
         files.read_into(wanted, folder, alone=trainer.world_size == 1)
@@ -203,6 +201,26 @@ def _keeps(trainer: lightning.Trainer) -> tuple[Keeps | None, str]:
     if not isinstance(strategy, Keeps):
         return None, ""
     return strategy, f"{STRATEGY}{strategy.own}" if strategy.own else ""
+
+
+def _callback_room(
+    trainer: lightning.Trainer, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, torch.dtype]
+) -> dict[str, Tensor]:
+    """Empty tensors for what callbacks saved, laid out like what they hold now where that is of the same shape."""
+    now: dict[str, Tensor] = {}
+    for callback in cast(Any, trainer).callbacks:
+        if isinstance(callback, Remembers):
+            now.update({f"{_own(callback)}{key}": value for key, value in callback.state().items()})
+    room: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        if not name.startswith(CALLBACK):
+            continue
+        alike = now.get(name)
+        if alike is not None and tuple(alike.shape) == shape:
+            room[name] = torch.empty_like(alike, dtype=dtypes[name])
+        else:
+            room[name] = torch.empty(shape, dtype=dtypes[name])
+    return room
 
 
 def _own(callback: Remembers) -> str:

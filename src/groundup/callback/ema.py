@@ -14,6 +14,7 @@ from typing_extensions import override
 from groundup.callback import config
 from groundup.callback.watched import callbacks, watched
 from groundup.core.errors import CheckpointError
+from groundup.model.parts import is_split, own, put
 
 _UPDATES = "updates"
 
@@ -67,7 +68,8 @@ class Ema(Callback):
                 "callback.ema", "the averages in the checkpoint are of another model", "leave callback.ema out"
             )
         for name, average in self._averages.items():
-            average.copy_(state[name])
+            saved = state[name]
+            put(average, saved) if is_split(average) and not is_split(saved) else average.copy_(saved)
         self.updates = int(state[_UPDATES])
 
     def _begin(self) -> None:
@@ -78,8 +80,8 @@ class Ema(Callback):
     def update(self) -> None:
         """Take in the weights as they are now."""
         weight = 1.0 - (min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay)
-        current = [parameter.detach().float() for parameter in self._parameters.values()]
-        torch._foreach_lerp_(list(self._averages.values()), current, weight)
+        current = [own(parameter).detach().float() for parameter in self._parameters.values()]
+        torch._foreach_lerp_([own(average) for average in self._averages.values()], current, weight)
         self.updates += 1
 
     @torch.no_grad()

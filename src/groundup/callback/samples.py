@@ -64,13 +64,16 @@ class Samples(Callback):
 
     def _write(self, trainer: Trainer, module: Watched) -> None:
         step = module.progress.steps
-        if not trainer.is_global_zero or module.tokenizer is None or self._done == step:
+        alone = getattr(trainer.strategy, "whole", True)  # else a net can be asked by all ranks together alone
+        if (alone and not trainer.is_global_zero) or module.tokenizer is None or self._done == step:
             return
         if not hasattr(module.nets["model"], "new_cache"):  # a plugin's network need not be able to write
             return
         self._done = step
         with paused(trainer), averaged(trainer) as average, undisturbed(module):
             texts = self._texts(module, module.tokenizer, step)
+        if not trainer.is_global_zero:
+            return
         add(
             module.folder,
             [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,11 +37,17 @@ def described(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     }
 
 
-def read_all(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder, whole and on the CPU."""
-    tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in described(folder).items()}
+def read_some(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of these names, whole and on the CPU."""
+    kinds = described(folder)
+    tensors = {name: torch.empty(kinds[name][0], dtype=kinds[name][1]) for name in names}
     read_into(tensors, folder, alone=True)
     return tensors
+
+
+def read_all(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder, whole and on the CPU."""
+    return read_some(folder, described(folder))
 
 
 @contextmanager

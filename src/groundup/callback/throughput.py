@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from typing_extensions import override
 
 from groundup.callback import config
 from groundup.callback.meter import Meter, clock
 from groundup.callback.watched import Watched, callbacks, log, watched
+from groundup.model.parts import held
 from groundup.scaling.hardware import peak_flops, utilisation
 from groundup.scaling.measure import matrix_rate
 
@@ -25,7 +27,8 @@ class Throughput(Callback):
     - `speed/mfu`, model FLOPs utilisation, where the device's peak is known (`scaling.hardware`);
     - `speed/matrix_share`, the same against the matrix rate measured here, where it is not;
     - `speed/training_seconds`, of steps, and `speed/elapsed_seconds`, pauses included, since this fit began;
-    - `speed/memory_bytes`, the most a CUDA device held at once.
+    - `speed/memory_bytes`, the most a CUDA device held at once;
+    - `speed/state_bytes`, what this process keeps of parameters and optimizer state, which gradients come on top of.
     """
 
     def __init__(self, options: config.Throughput) -> None:
@@ -128,8 +131,18 @@ class Throughput(Callback):
             "speed/training_seconds": self._meter.seconds,
             "speed/elapsed_seconds": time.perf_counter() - self._began,
             "speed/memory_bytes": memory,
+            "speed/state_bytes": held(_kept(trainer)),
         }
         log(trainer, {name: value for name, value in figures.items() if value is not None}, module.progress.steps)
+
+
+def _kept(trainer: Trainer) -> Iterator[Tensor]:
+    """Trained parameters and what the optimizer keeps of them."""
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            yield from group["params"]
+        for state in optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 def throughput(trainer: Trainer) -> Throughput | None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from groundup.model.attention import Attention
 from groundup.model.cross import CrossAttention
-from groundup.model.experts import Experts
+from groundup.model.experts import Experts, Routing
 from groundup.model.feedforward import FeedForward
 from groundup.model.frame import pick
 from groundup.model.norm import norm
@@ -56,7 +56,7 @@ class Block(nn.Module):
         values_BTE: Tensor | None = None,
         cache: LayerCache | None = None,
         wanted_BQ: Tensor | None = None,
-        routing: list[Tensor] | None = None,
+        routing: Routing | None = None,
         memory_BSD: Tensor | None = None,
     ) -> Tensor:
         """The stream behind this layer, (B, T, D), or (B, Q, D) at the positions that are wanted.
@@ -92,7 +92,7 @@ class Block(nn.Module):
             x_BTD = x_BTD + self._drop(self.cross_attention(read_BTD, frame, memory_BSD, cache, wanted_BQ))
         return x_BTD + self._fed(self._normed(x_BTD), routing)
 
-    def _fed(self, x_BTD: Tensor, routing: list[Tensor] | None) -> Tensor:
+    def _fed(self, x_BTD: Tensor, routing: Routing | None) -> Tensor:
         return self._drop(self.feedforward(x_BTD, routing) if self.sparse else self.feedforward(x_BTD))
 
     def _normed(self, x_BTD: Tensor) -> Tensor:

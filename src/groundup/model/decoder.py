@@ -12,6 +12,7 @@ from torch.nn import functional
 from groundup.model import frame as frames
 from groundup.model.block import Block
 from groundup.model.cache import Cache
+from groundup.model.experts import Routing
 from groundup.model.head import IGNORED, PIECE
 from groundup.model.net import Net, targeted
 
@@ -49,7 +50,7 @@ class Decoder(Net):
         """
         if prefix_BT is not None and self.config.mask != "prefix":
             raise ValueError("a causal network sees nothing ahead; build it with mask=prefix")
-        routing: list[Tensor] | None = [] if with_routing else None
+        routing = Routing() if with_routing else None
         x_BTD = self.stream(tokens_BT, documents_BT, positions_BT, prefix_BT, routing)
         return self.answer(x_BTD, targets_BT, with_log_z, routing)
 
@@ -59,7 +60,7 @@ class Decoder(Net):
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
         prefix_BT: Tensor | None = None,
-        routing: list[Tensor] | None = None,
+        routing: Routing | None = None,
     ) -> Tensor:
         """What stands at each position behind the last block, (B, T, E); arguments as for `forward`."""
         self.expect_room(tokens_BT)

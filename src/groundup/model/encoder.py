@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from groundup.model import frame as frames
+from groundup.model.experts import Routing
 from groundup.model.frame import pick
 from groundup.model.net import Net, targeted
 
@@ -42,7 +43,7 @@ class Encoder(Net):
         Raises:
             ValueError: the window is longer than the context.
         """
-        routing: list[Tensor] | None = [] if with_routing else None
+        routing = Routing() if with_routing else None
         x_BTD = self.stream(tokens_BT, documents_BT, positions_BT, segments_BT, routing)
         if targets_BT is None:
             return self.answer(x_BTD, None, with_log_z, routing)
@@ -62,7 +63,7 @@ class Encoder(Net):
         documents_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
         segments_BT: Tensor | None = None,
-        routing: list[Tensor] | None = None,
+        routing: Routing | None = None,
     ) -> Tensor:
         """What stands at each position behind the last block, (B, T, D); arguments as for `forward`."""
         self.expect_room(tokens_BT)

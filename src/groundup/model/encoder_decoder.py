@@ -10,6 +10,7 @@ from torch import Tensor
 from groundup.model import frame as frames
 from groundup.model.cache import Cache
 from groundup.model.decoder import Decoder
+from groundup.model.experts import Routing
 from groundup.model.head import Head
 from groundup.model.mask import Mask, dense
 from groundup.model.trunk import Trunk
@@ -62,7 +63,7 @@ class EncoderDecoder(Decoder):
         Raises:
             ValueError: a text is longer than the context, or one of two has documents.
         """
-        routing: list[Tensor] | None = [] if with_routing else None
+        routing = Routing() if with_routing else None
         source = source_BS, source_documents_BS, source_positions_BS
         x_BTD = self.stream(tokens_BT, documents_BT, positions_BT, *source, routing)
         return self.answer(x_BTD, targets_BT, with_log_z, routing)
@@ -75,7 +76,7 @@ class EncoderDecoder(Decoder):
         source_BS: Tensor,
         source_documents_BS: Tensor | None = None,
         source_positions_BS: Tensor | None = None,
-        routing: list[Tensor] | None = None,
+        routing: Routing | None = None,
     ) -> Tensor:
         """What stands at each of the decoder's positions behind its last block, (B, T, D); as for `forward`."""
         if (documents_BT is None) != (source_documents_BS is None):
@@ -93,7 +94,7 @@ class EncoderDecoder(Decoder):
         source_BS: Tensor,
         source_documents_BS: Tensor | None = None,
         source_positions_BS: Tensor | None = None,
-        routing: list[Tensor] | None = None,
+        routing: Routing | None = None,
     ) -> Tensor:
         """What the encoder makes of a source, (B, S, D); arguments as for `forward`."""
         self.expect_room(source_BS)

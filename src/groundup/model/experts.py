@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from groundup.model.options import Transformer as Config
 
 
+class Routing:
+    """Takes up what `router_losses` says of each layer, (B, 2).
+
+    No list: hooks that look into a module's arguments put lists together anew, and what is added to a new one is lost.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[Tensor] = []
+
+    def append(self, losses_B2: Tensor) -> None:
+        """Take up a layer's."""
+        self.layers.append(losses_B2)
+
+
 class Bank(nn.Module):
     """A matrix per expert."""
 
@@ -37,7 +51,7 @@ class Experts(nn.Module):
         self.gate = Bank(self.count, config.width, config.feedforward) if config.gated else None
         self.down = Bank(self.count, config.feedforward, config.width)
 
-    def forward(self, x_BTD: Tensor, routing: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, routing: Routing | None = None) -> Tensor:
         """(B, T, D) to (B, T, D).
 
         Args:

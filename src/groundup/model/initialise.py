@@ -6,7 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor
+
+from groundup.model.parts import put
 
 if TYPE_CHECKING:
     from groundup.model.net import Net
@@ -52,30 +54,39 @@ def initialise(net: Net, config: Config) -> None:
 
     Biases begin at zero and gains at one in all. A network built on the meta device has not begun: call this once
     memory is there.
+
+    Each weight is drawn whole, in fp32 on the CPU, and goes from there to its device, dtype and, where the network is
+    split over ranks, part: so it begins alike wherever it is computed, and no rank holds more than one weight whole.
     """
     for name, buffer in net.named_buffers():
         buffer.fill_(1.0 if name.endswith("variance") else 0.0)
     for name, parameter in net.named_parameters():
-        if name.endswith("bias"):
-            parameter.zero_()
-        elif name.endswith("norm.weight"):
-            parameter.fill_(1.0)
-        elif name.endswith(".mix"):
-            parameter.copy_(torch.tensor([1.0, 0.0]))
-        elif name.endswith("shift.scale"):
-            parameter.zero_()
-        elif config.init == "modern":
-            _modern(name, parameter, config)
-        elif config.init == "depth" and ".blocks." in name:
-            layer = 1 + int(name.split(".")[2])
-            _xavier(parameter, layer**-0.5)
-        elif config.init == "t_fixup" and not name.endswith(EMBEDDINGS):
-            _xavier(parameter, _t_fixup(name, config))
-        else:
-            parameter.normal_(0.0, _std(name, parameter, config))
+        whole = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+        _draw(name, whole, config)
+        put(parameter, whole)
 
 
-def _std(name: str, parameter: nn.Parameter, config: Config) -> float:
+def _draw(name: str, weight: Tensor, config: Config) -> None:
+    if name.endswith("bias"):
+        weight.zero_()
+    elif name.endswith("norm.weight"):
+        weight.fill_(1.0)
+    elif name.endswith(".mix"):
+        weight.copy_(torch.tensor([1.0, 0.0]))
+    elif name.endswith("shift.scale"):
+        weight.zero_()
+    elif config.init == "modern":
+        _modern(name, weight, config)
+    elif config.init == "depth" and ".blocks." in name:
+        layer = 1 + int(name.split(".")[2])
+        _xavier(weight, layer**-0.5)
+    elif config.init == "t_fixup" and not name.endswith(EMBEDDINGS):
+        _xavier(weight, _t_fixup(name, config))
+    else:
+        weight.normal_(0.0, _std(name, weight, config))
+
+
+def _std(name: str, parameter: Tensor, config: Config) -> float:
     """The standard deviation of a Gaussian weight."""
     residual = name.endswith(RESIDUAL)
     if config.init == "t_fixup":
@@ -105,7 +116,7 @@ def _writes(name: str, config: Config) -> int:
     return (3 if crosses else 2) * _layers(name, config)
 
 
-def _xavier(parameter: nn.Parameter, scale: float) -> None:
+def _xavier(parameter: Tensor, scale: float) -> None:
     """Uniform with variance scale^2 x 2 / (fan-in + fan-out) (Glorot & Bengio 2010)."""
     bound = scale * math.sqrt(6 / (parameter.shape[-1] + parameter.shape[-2]))
     parameter.uniform_(-bound, bound)
@@ -119,7 +130,7 @@ def _t_fixup(name: str, config: Config) -> float:
     return float(0.67 * layers**-0.25 if encodes else (9 * layers) ** -0.25)
 
 
-def _modern(name: str, parameter: nn.Parameter, config: Config) -> None:
+def _modern(name: str, parameter: Tensor, config: Config) -> None:
     bound = math.sqrt(3 / config.width)
     if name.endswith(RESIDUAL):
         parameter.zero_()

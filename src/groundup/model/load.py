@@ -15,6 +15,7 @@ from groundup.core.config import from_dict, to_dict
 from groundup.core.errors import CheckpointError, ConfigError, DataError
 from groundup.core.files import atomic_json, checksum, read_json
 from groundup.model import config as _registers_the_networks  # noqa: F401
+from groundup.model.parts import put
 from groundup.model.stream import stream
 
 if TYPE_CHECKING:
@@ -77,6 +78,22 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Net:
             net = config.build()
         net.load_state_dict({name: tensor(name) for name in net.state_dict()}, strict=True, assign=True)
     return net.eval()
+
+
+def fill(net: AnyNet, folder: Path) -> None:
+    """Give a network, which may be split over ranks, the weights of a folder, one at a time.
+
+    Raises:
+        CheckpointError: as `load`, and where the folder's network is another.
+    """
+    path = Path(folder) / WEIGHTS
+    with stored(folder) as (config, tensor):
+        targets = net.state_dict()
+        with torch.device("meta"):
+            found = {name: value.shape for name, value in config.build().state_dict().items()}
+        expect(found, {name: target.shape for name, target in targets.items()}, path)
+        for name, target in targets.items():
+            put(target, tensor(name))
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from groundup.model.experts import Routing
 from groundup.model.head import IGNORED, Head
 from groundup.model.initialise import initialise, rate_scales
 from groundup.model.trunk import Trunk
@@ -37,21 +38,31 @@ class Net(nn.Module):
             self.put_together(config)
         if place.type != "meta":
             self.to_empty(device=place)
-            initialise(self, config)
+            self.begin()
+
+    def begin(self) -> None:
+        """Draw every weight from torch's generator; one built on the meta device needs this once it has memory."""
+        initialise(self, self.config)
 
     def put_together(self, config: Config) -> None:
         """Make the parts, without memory."""
         self.trunk = Trunk(config)
         self.head = Head(config)
 
-    def compile_(self, **options: Any) -> None:
+    def compile_(self, *, blocks: bool = False, **options: Any) -> None:
         """Compile trunks and head in place, apart; names of parameters stay. `options` go to `torch.compile`.
 
         Each shape of input gets graphs of its own, unless `options` say otherwise.
+
+        Args:
+            blocks: compile each block of a trunk instead, but for the hooks around it, which may gather its weights.
         """
         options.setdefault("dynamic", False)
         for part in self.children():
-            if isinstance(part, Trunk):
+            if isinstance(part, Trunk) and blocks:
+                for block in part.blocks.values():
+                    cast(Any, block).forward = torch.compile(block.forward, **options)
+            elif isinstance(part, Trunk):
                 part.compile(**options)
         self.head.compile_(**options)
 
@@ -69,7 +80,7 @@ class Net(nn.Module):
         """Whether text is written to a source that an encoder reads, not as what goes on from it."""
         return False
 
-    def answer(self, x_BTD: Tensor, targets_BT: Tensor | None, with_log_z: bool, routing: list[Tensor] | None) -> Any:
+    def answer(self, x_BTD: Tensor, targets_BT: Tensor | None, with_log_z: bool, routing: Routing | None) -> Any:
         """What `forward` of every kind returns.
 
         Returns:
@@ -81,8 +92,8 @@ class Net(nn.Module):
             return self.head(x_BTD, tied=self._tied)
         nll_BT, log_z_BT = self.head(x_BTD, targets_BT, tied=self._tied)
         found = [nll_BT, *([log_z_BT] if with_log_z else [])]
-        if routing:
-            found.append(torch.stack(routing).mean(dim=0))
+        if routing is not None and routing.layers:
+            found.append(torch.stack(routing.layers).mean(dim=0))
         return tuple(found) if len(found) > 1 else nll_BT
 
     def expect_room(self, tokens_BT: Tensor) -> None:

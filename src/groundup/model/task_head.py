@@ -17,6 +17,7 @@ from groundup.core.errors import CheckpointError, DataError
 from groundup.core.files import atomic_json, atomic_write, checksum, read_json
 from groundup.model.frame import pick
 from groundup.model.load import expect
+from groundup.model.parts import put
 from groundup.model.task import TASKS, Task
 
 CONFIG = "task.json"
@@ -36,11 +37,15 @@ class TaskHead(nn.Module):
         self.config = config
         self.pool = nn.Linear(config.width, config.width) if config.pooled else None
         self.out = nn.Linear(config.width, config.outputs)
+        if not self.out.weight.is_meta:
+            self.begin()
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Draw every weight, as a network does; one built on the meta device needs this once it has memory."""
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=0.02)
+            whole = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
+            put(parameter, whole if name.endswith("bias") else whole.normal_(0.0, 0.02))
 
     def compile_(self, **options: Any) -> None:
         """It is too small to gain by it."""

@@ -12,6 +12,7 @@ from torch.nn import functional
 from groundup.model.block import Block
 from groundup.model.cache import Cache
 from groundup.model.count import GATE_CHANNELS
+from groundup.model.experts import Routing
 from groundup.model.frame import Frame
 from groundup.model.linear import Linear
 from groundup.model.norm import norm
@@ -91,7 +92,7 @@ class Trunk(nn.Module):
         cache: Cache | None = None,
         last_B: Tensor | None = None,
         wanted_BQ: Tensor | None = None,
-        routing: list[Tensor] | None = None,
+        routing: Routing | None = None,
         memory_BSD: Tensor | None = None,
         embedded_BTD: Tensor | None = None,
         segments_BT: Tensor | None = None,

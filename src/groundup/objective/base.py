@@ -21,7 +21,9 @@ from groundup.core.errors import UserError
 from groundup.core.keyed import derive
 from groundup.core.progress import Progress
 from groundup.data.step import Batch, Step
-from groundup.model.load import load
+from groundup.model.load import fill
+from groundup.model.net import Net
+from groundup.model.parts import own
 from groundup.optimizer.group import rescale
 from groundup.tokenizer.protocol import Tokenizer
 
@@ -57,7 +59,10 @@ class Stepping(Protocol):
     """What every strategy of groundup offers an objective (see `groundup.strategy`)."""
 
     def spread(self, nets: nn.ModuleDict) -> None:
-        """Lay freshly built nets out over the ranks, in place."""
+        """Lay freshly built nets out over the ranks, in place, and give them memory."""
+
+    def compile(self, nets: nn.ModuleDict) -> None:
+        """Compile the nets in place."""
 
     def forward_backward(self, micro_batches: Sequence[Batch], loss: Callable[[int, Batch], Tensor]) -> None:
         """Add the gradient of the summed losses, over all micro-batches of all ranks, to the parameters."""
@@ -92,6 +97,7 @@ class Objective(lightning.LightningModule):
         self.last: dict[str, float | Tensor] = {}
         self.validation: dict[str, float] = {}
         self.nets = nn.ModuleDict()
+        self._finished: Path | None = None
         self._sums: dict[int, Tensor] = {}
         self._bytes: Tensor | None = None
 
@@ -130,24 +136,40 @@ class Objective(lightning.LightningModule):
     # Lightning's hooks
 
     def configure_model(self) -> None:
-        """Build the nets from their configs, the same on every rank."""
+        """Build the nets from their configs and spread them; weights come afterwards, so that no rank need hold all.
+
+        A seed gives the same weights on any number of ranks.
+        """
         if len(self.nets):
             return
         for name, config in self.net_configs.items():
-            torch.manual_seed(derive(self.setting.seed, "initialise", name))
-            self.nets[name] = config.build()
-            begun_with = getattr(config, "init_from", None)  # a plugin's network need not know of it
-            if begun_with is not None and self.progress.steps == 0:
-                self.nets[name].load_state_dict(load(Path(begun_with)).state_dict(), strict=True)
+            with torch.device("meta"):
+                self.nets[name] = config.build()
+            if not hasattr(self.nets[name], "begin"):  # a plugin's network need not be able to begin later
+                self._seed(name)
+                self.nets[name] = config.build()
         if self.setting.precision == "fp64":
             self.nets.double()
-        cast(Stepping, self.trainer.strategy).spread(self.nets)
+        if self._trainer is not None:
+            cast(Stepping, self.trainer.strategy).spread(self.nets)
+        else:  # in a notebook; nets are whole, where they are
+            for net in self.nets.values():
+                if any(parameter.is_meta for parameter in net.parameters()):
+                    net.to_empty(device="cpu")
+        for name, config in self.net_configs.items():
+            begun_with = getattr(config, "init_from", None)  # nor know of it
+            if self._finished is not None:
+                self.fill(name, self._finished)
+            elif begun_with is not None and self.progress.steps == 0:
+                fill(cast(Net, self.nets[name]), Path(begun_with))
+            elif hasattr(self.nets[name], "begin"):
+                self._seed(name)
+                cast(Net, self.nets[name]).begin()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over all trainable parameters; compilation waits until the nets stand on their device."""
         if self.setting.compile:
-            for net in self.nets.values():
-                cast(Any, net).compile_()
+            cast(Stepping, self.trainer.strategy).compile(self.nets)
         optimizer = cast(torch.optim.Optimizer, self.optimizer_config.build(self.nets.named_parameters()))
         scales: dict[str, float] = {}
         for name, net in self.nets.items():
@@ -230,8 +252,12 @@ class Objective(lightning.LightningModule):
     # Parts
 
     def take(self, folder: Path) -> None:
-        """The finished weights of a run folder, in the place of what is to be built."""
-        self.nets["model"] = load(folder)
+        """Begin with the finished weights of a run folder."""
+        self._finished = folder
+
+    def fill(self, name: str, folder: Path) -> None:
+        """Give a net the finished weights of a run folder."""
+        fill(cast(Net, self.nets[name]), folder)
 
     def score(self, batch: Batch) -> Tensor:
         """Negative log-likelihood in nats of each target, zero where masked: (B, T)."""
@@ -276,9 +302,13 @@ class Objective(lightning.LightningModule):
         parameters = self.trainable()
         norm = strategy.gradient_norm(parameters)
         if self.config.clip is not None:
+            gradients = [own(p.grad) for p in parameters if p.grad is not None]
             scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+            torch._foreach_mul_(gradients, scale.to(gradients[0].device))
         return norm
+
+    def _seed(self, name: str) -> None:
+        torch.manual_seed(derive(self.setting.seed, "initialise", name))
 
     def _bytes_of(self, targets_BT: Tensor, kept: Tensor) -> Tensor:
         if self.tokenizer is None:

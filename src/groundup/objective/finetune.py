@@ -12,6 +12,7 @@ from torch import Tensor
 from groundup.data.labelled import Labelled
 from groundup.data.step import Step
 from groundup.model import task_head
+from groundup.model.parts import put
 from groundup.model.task_head import TaskHead
 from groundup.objective import losses, measures
 from groundup.objective.answering import answered, best_spans
@@ -45,10 +46,14 @@ class Finetune(Objective):
         super().configure_model()
         cast(Any, self.nets["model"]).head.requires_grad_(False)
 
-    def take(self, folder: Path) -> None:
+    def fill(self, name: str, folder: Path) -> None:
         """The finished weights of a run folder, also of the head."""
-        super().take(folder)
-        self.nets["task"] = task_head.load(folder)
+        if name != "task":
+            super().fill(name, folder)
+            return
+        saved = task_head.load(folder).state_dict()
+        for key, target in self.head.state_dict().items():
+            put(target, saved[key])
 
     def forward(self, batch: Any) -> Tensor:
         """What the head answers, (B, outputs), of a span (B, T, 2)."""

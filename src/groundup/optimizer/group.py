@@ -104,7 +104,7 @@ def groups(
 
     Returns:
         One group per role that has parameters, with `name`, `params`, `lr` and `peak` (both the peak rate),
-        `weight_decay` and `l1`.
+        `weight_decay` and `l1`; where nets are split, one per role and mesh, as torch moves those of a mesh together.
 
     Raises:
         ValueError: as `by_role`.
@@ -118,5 +118,14 @@ def groups(
             "weight_decay": decays.get(name, 0.0),
             "l1": l1 if name in decays else 0.0,
         }
-        for name, members in by_role(named_parameters).items()
+        for name, all_members in by_role(named_parameters).items()
+        for members in _by_mesh(all_members)
     ]
+
+
+def _by_mesh(members: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters that are split over the same ranks, and those that are whole."""
+    found: dict[Any, list[nn.Parameter]] = {}
+    for parameter in members:
+        found.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    return list(found.values())

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groundup.model.parts import own
+
 
 class Lion(torch.optim.Optimizer):
     """Evolved sign momentum (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", algorithm 2).
@@ -33,8 +35,9 @@ class Lion(torch.optim.Optimizer):
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not moved:
                 continue
-            gradients = [parameter.grad for parameter in moved]
-            momenta = [self._momentum(parameter) for parameter in moved]
+            gradients = [own(parameter.grad) for parameter in moved]
+            momenta = [own(self._momentum(parameter)) for parameter in moved]
+            moved = [own(parameter) for parameter in moved]
             (beta1, beta2), lr = group["betas"], group["lr"]
             updates = torch._foreach_lerp(momenta, gradients, 1 - beta1)
             torch._foreach_sign_(updates)

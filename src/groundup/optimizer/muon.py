@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from groundup.model.parts import cut_along, own
+from groundup.optimizer.exchange import on_whole
 from groundup.optimizer.orthogonal import fast_dtype, orthogonalise
 
 STACK_NUMBERS = {"cpu": 2**22}
@@ -26,7 +28,8 @@ class Muon(torch.optim.Optimizer):
     wide ones, so that it changes a layer's output equally at every width (Bernstein & Newhouse 2024, "Old
     Optimizer, New Norm") and a rate found on a small model serves a large one. With `cautious`, only numbers
     whose update moves them towards zero anyway are decayed (Chen et al. 2025, "Cautious Weight Decay").
-    Matrices of one shape, transposed or not, are orthogonalised together.
+    Matrices of one shape, transposed or not, are orthogonalised together. Where they are cut over ranks, each rank
+    puts some of them together, and the others have theirs back in parts.
 
     Args:
         groups: parameter groups with `muon` (bool), `lr` and `weight_decay`; those with `muon` hold matrices only.
@@ -82,38 +85,33 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _muon(self, moved: list[Tensor], group: dict[str, Any]) -> None:
-        gradients: list[Tensor] = [parameter.grad for parameter in moved]  # type: ignore[misc]  # `moved` have one
-        momenta = [self._zeros(parameter, "momentum") for parameter in moved]
+        gradients = [own(parameter.grad) for parameter in moved]  # type: ignore[arg-type]  # `moved` have one
+        momenta = [own(self._zeros(parameter, "momentum")) for parameter in moved]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
         for stack in stacks(moved):
-            self._move([moved[i] for i in stack], [updates[i] for i in stack], group)
+            parameters = [moved[i] for i in stack]
+            made = on_whole(parameters, [updates[i] for i in stack], lambda whole: _orthogonal(whole, group))
+            for parameter, update in zip(parameters, made, strict=True):
+                self._move(own(parameter), update, math.sqrt(max(1.0, parameter.shape[0] / parameter.shape[1])), group)
 
     @staticmethod
-    def _move(parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
-        wide = [update if update.shape[0] <= update.shape[1] else update.mT for update in updates]
-        dtype = fast_dtype(parameters[0], group["precision"])
-        stacked_NRC = torch.empty((len(wide), *wide[0].shape), dtype=dtype, device=wide[0].device)
-        torch._foreach_copy_(list(stacked_NRC.unbind()), wide)
-        orthogonal = orthogonalise(stacked_NRC, group["polynomial"]).to(parameters[0].dtype).unbind()
+    def _move(parameter: Tensor, update: Tensor, factor: float, group: dict[str, Any]) -> None:
         lr, decay = group["lr"], group["lr"] * group["weight_decay"]
-        for parameter, wide_update in zip(parameters, orthogonal, strict=True):
-            rows, columns = parameter.shape
-            update = wide_update if rows <= columns else wide_update.mT
-            if group["cautious"] and decay:
-                shrinking = (update * parameter > 0).to(parameter.dtype)
-                parameter.addcmul_(parameter, shrinking, value=-decay)
-            elif decay:
-                parameter.mul_(1 - decay)
-            parameter.add_(update, alpha=-lr * math.sqrt(max(1.0, rows / columns)))
+        if group["cautious"] and decay:
+            shrinking = (update * parameter > 0).to(parameter.dtype)
+            parameter.addcmul_(parameter, shrinking, value=-decay)
+        elif decay:
+            parameter.mul_(1 - decay)
+        parameter.add_(update, alpha=-lr * factor)
 
     def _adamw(self, moved: list[Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
         adamw(
-            moved,
-            [parameter.grad for parameter in moved],  # type: ignore[misc]  # `moved` have one
-            [self._zeros(parameter, "exp_avg") for parameter in moved],
-            [self._zeros(parameter, "exp_avg_sq") for parameter in moved],
+            [own(parameter) for parameter in moved],
+            [own(parameter.grad) for parameter in moved],  # type: ignore[arg-type]  # `moved` have one
+            [own(self._zeros(parameter, "exp_avg")) for parameter in moved],
+            [own(self._zeros(parameter, "exp_avg_sq")) for parameter in moved],
             [],
             [self._steps(parameter, group["fused"]) for parameter in moved],
             fused=group["fused"],
@@ -141,6 +139,16 @@ class Muon(torch.optim.Optimizer):
         return value
 
 
+def _orthogonal(updates: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """The orthogonal factors of matrices of one shape, transposed or not, in their dtype."""
+    wide = [update if update.shape[0] <= update.shape[1] else update.mT for update in updates]
+    dtype = fast_dtype(updates[0], group["precision"])
+    stacked_NRC = torch.empty((len(wide), *wide[0].shape), dtype=dtype, device=wide[0].device)
+    torch._foreach_copy_(list(stacked_NRC.unbind()), wide)
+    made = orthogonalise(stacked_NRC, group["polynomial"]).to(updates[0].dtype).unbind()
+    return [one if update.shape[0] <= update.shape[1] else one.mT for one, update in zip(made, updates, strict=True)]
+
+
 def stacks(matrices: list[Tensor]) -> list[list[int]]:
     """Which matrices to orthogonalise together: of one shape up to transposition, dtype and device, not too many.
 
@@ -149,10 +157,13 @@ def stacks(matrices: list[Tensor]) -> list[list[int]]:
     """
     alike: dict[tuple[Any, ...], list[int]] = {}
     for number, matrix in enumerate(matrices):
-        alike.setdefault((*sorted(matrix.shape), matrix.dtype, matrix.device), []).append(number)
+        # What is cut over the same ranks is put together by them.
+        cuts = tuple(group.group_name for group, _ in cut_along(matrix))
+        alike.setdefault((*sorted(matrix.shape), matrix.dtype, matrix.device, cuts), []).append(number)
     made: list[list[int]] = []
     for members in alike.values():
         first = matrices[members[0]]
-        most = max(1, STACK_NUMBERS.get(first.device.type, 2**28) // max(1, first.numel()))
+        share = math.prod(group.size() for group, _ in cut_along(first))
+        most = max(1, STACK_NUMBERS.get(first.device.type, 2**28) // max(1, first.numel())) * share
         made.extend(members[i : i + most] for i in range(0, len(members), most))
     return made

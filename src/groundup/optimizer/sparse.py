@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from groundup.model.parts import own
+
 
 def with_l1(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Let each step end by shrinking the parameters of groups whose `l1` is above 0 towards exactly 0.
@@ -33,4 +35,5 @@ def _shrink(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dic
         if threshold > 0:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter.copy_(functional.softshrink(parameter, threshold))
+                    part = own(parameter)
+                    part.copy_(functional.softshrink(part, threshold))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,23 @@ from groundup.core.errors import ConfigError
 from groundup.core.layout import Grid
 
 if TYPE_CHECKING:
+    import torch
     from lightning.pytorch.strategies import Strategy
 
 group("strategy", "how the model and the work are spread over devices")
 
 
+@dataclasses.dataclass(kw_only=True)
 class Layout:
     """What every strategy answers before anything is built; here for those that only copy the nets."""
+
+    recompute: str = option(
+        "none",
+        "compute activations of blocks again in the backward pass instead of keeping them: all of them (full), or all "
+        "but what attention and every other matrix product give (selective)",
+        choices=("none", "selective", "full"),
+        identity=False,
+    )
 
     def grid(self, world: int) -> Grid:
         """How `world` ranks are laid out."""
@@ -50,6 +61,13 @@ class Layout:
             ConfigError: with the numbers that do not fit.
         """
 
+    def check_optimizer(self, kind: str) -> None:
+        """Find an optimizer that cannot move nets laid out so.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
 
 @schema("strategy", "auto")
 class Auto(Layout):
@@ -66,7 +84,8 @@ class Auto(Layout):
             ConfigError: as `DDP.build` and `Single.build`.
         """
         kind = "ddp" if ranks.world() > 1 or devices > 1 else "single"
-        strategy: Strategy = from_dict("strategy", {"kind": kind}).build(accelerator, devices)
+        fitting = from_dict("strategy", {"kind": kind, "recompute": self.recompute})
+        strategy: Strategy = fitting.build(accelerator, devices)
         return strategy
 
 
@@ -111,7 +130,9 @@ class Single(Layout):
 
         from groundup.strategy import single
 
-        return single.Single(torch.device(accelerator, 0) if accelerator == "cuda" else torch.device(accelerator))
+        made = single.Single(torch.device(accelerator, 0) if accelerator == "cuda" else torch.device(accelerator))
+        made.recompute = self.recompute
+        return made
 
 
 @schema("strategy", "ddp")
@@ -135,40 +156,151 @@ class DDP(Layout):
         Raises:
             ConfigError: not launched by torchrun, too few devices, or an accelerator without collectives.
         """
-        if accelerator == "mps":
-            raise ConfigError(
-                "strategy=ddp", "there are no collectives on mps", "use strategy=single, or accelerator=cpu"
-            )
-        world, local = ranks.world(), ranks.local_world()
-        if world == 1 and devices > 1:
-            raise ConfigError(
-                "strategy=ddp",
-                f"needs a process for each of {devices} devices, and this is the only one",
-                f"run: {torchrun(devices)}",
-            )
-        if devices not in (1, local):
-            raise ConfigError(
-                f"devices={devices}", f"torchrun started {local} processes on this machine", f"run: {torchrun(devices)}"
-            )
-        import torch
-
         from groundup.strategy import ddp
 
-        if accelerator == "cuda" and local > torch.cuda.device_count():
-            here = torch.cuda.device_count()
-            raise ConfigError(f"LOCAL_WORLD_SIZE={local}", f"this machine has {here} GPUs", f"run: {torchrun(here)}")
-        return ddp.DDP(
-            [
-                torch.device(accelerator, number) if accelerator == "cuda" else torch.device("cpu")
-                for number in range(local)
-            ],
+        made = ddp.DDP(
+            devices_here("ddp", accelerator, devices),
             timeout_minutes=self.timeout_minutes,
             bucket_megabytes=self.bucket_megabytes,
         )
+        made.recompute = self.recompute
+        return made
 
 
-def torchrun(devices: int) -> str:
+@schema("strategy", "fsdp")
+class FSDP(Layout):
+    """Weights, gradients and optimizer state cut over the processes (ZeRO; Zhao et al. 2023); started by torchrun."""
+
+    timeout_minutes: float = option(
+        30.0, "a collective that waits longer than this ends the run", above=0, identity=False
+    )
+    replicas: int = option(
+        1,
+        "copies of the model, each cut over an equal share of the processes (hybrid sharding); it divides their number",
+        at_least=1,
+        identity=False,
+    )
+    reshard: bool = option(
+        True,
+        "forget a block's gathered weights behind its forward pass, and gather them again for the backward one "
+        "(ZeRO-3); false: keep them (ZeRO-2)",
+        identity=False,
+    )
+    sum_every: bool = option(
+        False,
+        "sum gradients behind each micro-batch and keep parts alone; false: whole ones until the step's last",
+        identity=False,
+    )
+    gather: str = option(
+        "same", "dtype in which weights travel and compute; same: as kept", choices=("same", "bf16"), identity=False
+    )
+    reduce: str = option(
+        "same",
+        "dtype in which gradients are summed; same: as they are",
+        choices=("same", "bf16", "fp32"),
+        identity=False,
+    )
+    offload: bool = option(
+        False, "keep weights, gradients and optimizer state in the host's memory, and update them there", identity=False
+    )
+
+    def check(self, world: int, model: Any, data: Any) -> None:
+        """See that the copies share the processes out evenly.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        del model, data
+        if world % self.replicas:
+            raise ConfigError(
+                f"strategy.replicas={self.replicas}",
+                f"does not divide {world} processes",
+                f"choose from {', '.join(str(n) for n in range(1, world + 1) if world % n == 0)}",
+            )
+
+    def check_optimizer(self, kind: str) -> None:
+        """Adafactor's means run over whole matrices.
+
+        Raises:
+            ConfigError: it is Adafactor.
+        """
+        if kind == "adafactor":
+            raise ConfigError(
+                "optimizer=adafactor",
+                "takes means over whole matrices, which strategy=fsdp cuts",
+                "choose muon, adamw, lion or sgd, or strategy=ddp",
+            )
+
+    def build(self, accelerator: str, devices: int) -> Strategy:
+        """The strategy of this process among those torchrun started; one alone needs no torchrun.
+
+        Args:
+            accelerator: "cpu" (gloo) or "cuda" (NCCL).
+            devices: processes on this machine.
+
+        Raises:
+            ConfigError: as `DDP.build`, or copies that do not share the processes out evenly.
+        """
+        here = devices_here("fsdp", accelerator, devices)
+        self.check(ranks.world(), None, None)
+        import torch
+
+        from groundup.strategy import mesh
+
+        dtypes = {"same": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+        made = mesh.Mesh(
+            here,
+            self.grid(ranks.world()),
+            timeout_minutes=self.timeout_minutes,
+            replicas=self.replicas,
+            reshard=self.reshard,
+            sum_every=self.sum_every,
+            gather=dtypes[self.gather],
+            reduce=dtypes[self.reduce],
+            offload=self.offload,
+        )
+        made.recompute = self.recompute
+        return made
+
+
+def devices_here(kind: str, accelerator: str, devices: int) -> list[torch.device]:
+    """The devices of the processes on this machine, by local rank.
+
+    Args:
+        kind: of strategy, for the remedy.
+        accelerator: "cpu" or "cuda".
+        devices: processes on this machine.
+
+    Raises:
+        ConfigError: not launched by torchrun, too few devices, or an accelerator without collectives.
+    """
+    if accelerator == "mps":
+        raise ConfigError(
+            f"strategy={kind}", "there are no collectives on mps", "use strategy=single, or accelerator=cpu"
+        )
+    world, local = ranks.world(), ranks.local_world()
+    if world == 1 and devices > 1:
+        raise ConfigError(
+            f"strategy={kind}",
+            f"needs a process for each of {devices} devices, and this is the only one",
+            f"run: {torchrun(devices, kind)}",
+        )
+    if devices not in (1, local):
+        raise ConfigError(
+            f"devices={devices}",
+            f"torchrun started {local} processes on this machine",
+            f"run: {torchrun(devices, kind)}",
+        )
+    import torch
+
+    if accelerator == "cuda" and local > torch.cuda.device_count():
+        here = torch.cuda.device_count()
+        raise ConfigError(f"LOCAL_WORLD_SIZE={local}", f"this machine has {here} GPUs", f"run: {torchrun(here, kind)}")
+    return [torch.device(accelerator, n) if accelerator == "cuda" else torch.device("cpu") for n in range(local)]
+
+
+def torchrun(devices: int, kind: str = "ddp") -> str:
     """The command that starts this very program once per device of this machine."""
     given = [argument for argument in sys.argv[1:] if not argument.startswith("strategy=")]
     script = sys.argv[0] or "train.py"
-    return shlex.join(["torchrun", "--standalone", f"--nproc-per-node={devices}", script, "strategy=ddp", *given])
+    return shlex.join(["torchrun", "--standalone", f"--nproc-per-node={devices}", script, f"strategy={kind}", *given])

@@ -50,12 +50,12 @@ class Experts(Cut, experts.Experts):
     from its own losses, which every rank has whole: these count a share on each.
     """
 
-    def forward(self, x_BTD: Tensor, routing: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, routing: experts.Routing | None = None) -> Tensor:
         """As the whole layer."""
         mixed: Tensor = super().forward(x_BTD, routing)
         if routing is not None:
-            held = routing[-1].detach()
-            routing[-1] = held + (routing[-1] - held) / self.ranks.count
+            held = routing.layers[-1].detach()
+            routing.layers[-1] = held + (routing.layers[-1] - held) / self.ranks.count
         return mixed
 
 
@@ -86,7 +86,7 @@ class Trunk(Part, trunk.Trunk):
         cache: Cache | None = None,
         last_B: Tensor | None = None,
         wanted_BQ: Tensor | None = None,
-        routing: list[Tensor] | None = None,
+        routing: experts.Routing | None = None,
         memory_BSD: Tensor | None = None,
         *arguments: Any,
         **named: Any,

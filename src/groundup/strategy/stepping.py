@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
+
+from groundup.strategy.recompute import recompute_blocks
 
 T = TypeVar("T")
 
@@ -21,15 +23,39 @@ class Stepping(Strategy):
 
     Attributes:
         on_computed: called in every step at the point from which this rank only waits for others; None: nobody asks.
+        recompute: what of a block's forward pass is computed again in the backward pass (see `strategy.recompute`).
+        whole: every rank has all of every net, so that one can ask it alone.
     """
 
     on_computed: Callable[[], None] | None = None
+    recompute: str = "none"
+    whole: bool = True
 
     def spread(self, nets: nn.ModuleDict) -> None:
         """Lay freshly built nets out over the ranks, in place, before the optimizer takes their parameters.
 
-        Names of parameters stay; of those that are split, each is a DTensor. Here nothing is split.
+        Nets come without memory, on the meta device, but for those that cannot; they leave with it, and without values.
+        Names of parameters stay; of those that are split, each is a DTensor.
         """
+        for net in nets.values():
+            recompute_blocks(net, self.recompute)
+            self.split(net)
+            self.settle(net)
+
+    def split(self, net: nn.Module) -> None:
+        """Split one net over the ranks. Here it stays whole."""
+
+    def settle(self, net: nn.Module) -> None:
+        """Give a net its memory on this rank's device."""
+        if any(parameter.is_meta for parameter in net.parameters()):
+            net.to_empty(device=self.root_device)
+        else:
+            net.to(self.root_device)
+
+    def compile(self, nets: nn.ModuleDict) -> None:
+        """Compile the nets in place."""
+        for net in nets.values():
+            cast(Any, net).compile_()
 
     def forward_backward(self, micro_batches: Sequence[T], loss: Callable[[int, T], Tensor]) -> None:
         """Add the gradient of the summed losses, over all micro-batches of all ranks, to every `parameter.grad`.

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from groundup.callback.checkpoint import CALLBACK
-from groundup.callback.tensors import read_all
+from groundup.callback.tensors import described, read_some
 from groundup.core.files import storage_error
 from groundup.model import task_head
-from groundup.model.load import save
+from groundup.model.load import expect, write
 from groundup.model.task import Task
-from groundup.objective.state import NETS, OPTIMIZER
+from groundup.objective.state import NETS
 
 
 def export(checkpoint: Path, model: Any, tokenizer: Path, folder: Path) -> None:
     """Write `model.json`, `weights.safetensors` and `tokenizer/` to a folder.
 
-    The weights are the averaged ones where a callback kept an average, else the trained ones.
+    The weights are the averaged ones where a callback kept an average, else the trained ones; memory holds one at a
+    time.
 
     Args:
         checkpoint: a verified `step-N` folder.
@@ -33,13 +34,18 @@ def export(checkpoint: Path, model: Any, tokenizer: Path, folder: Path) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    weights = weights_of(checkpoint)
+    saved = _saved(checkpoint)
+    kinds = {name: (dtype, torch.Size(shape)) for name, (_, shape, dtype) in saved.items()}
     with torch.device("meta"):
-        net = model.build()
-    net.load_state_dict(weights, strict=True, assign=True)
+        wanted = {name: tensor.shape for name, tensor in model.build().state_dict().items()}
+    expect({name: shape for name, (_, shape) in kinds.items()}, wanted, checkpoint)
     if hasattr(model, "init_from"):
         model = replace(model, init_from=None, init_hash=None)  # where it began is the run's story
-    save(net, model, folder)
+
+    def read(name: str) -> Tensor:
+        return read_some(checkpoint, [saved[name][0]])[saved[name][0]]
+
+    write(model, folder, kinds, read)
     if tokenizer.resolve() != (folder / "tokenizer").resolve():
         try:
             shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
@@ -59,8 +65,16 @@ def weights_of(checkpoint: Path, name: str = "model") -> dict[str, Tensor]:
         checkpoint: a verified `step-N` folder.
         name: of the net.
     """
-    tensors = {name: value for name, value in read_all(checkpoint).items() if not name.startswith(OPTIMIZER)}
-    net, averaged = f"{NETS}{name}.", f"{CALLBACK}ema/{name}."
-    weights = {name.removeprefix(net): value for name, value in tensors.items() if name.startswith(net)}
-    weights.update({name.removeprefix(averaged): value for name, value in tensors.items() if name.startswith(averaged)})
-    return weights
+    saved = {key: there for key, (there, _, _) in _saved(checkpoint, name).items()}
+    tensors = read_some(checkpoint, saved.values())
+    return {key: tensors[there] for key, there in saved.items()}
+
+
+def _saved(checkpoint: Path, name: str = "model") -> dict[str, tuple[str, tuple[int, ...], torch.dtype]]:
+    """For each of a net's names that of the tensor in the checkpoint, with its shape and dtype."""
+    found = {}
+    for prefix in (f"{NETS}{name}.", f"{CALLBACK}ema/{name}."):  # what comes later wins
+        for there, (shape, dtype) in described(checkpoint).items():
+            if there.startswith(prefix):
+                found[there.removeprefix(prefix)] = (there, shape, dtype)
+    return found

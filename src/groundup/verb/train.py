@@ -129,6 +129,8 @@ class Train:
         """The strategy must be able to spread this network and batch over the ranks that were or will be started."""
         if hasattr(self.strategy, "check"):  # a plugin's strategy need not have any
             self.strategy.check(self.launcher.world(), self.model, data)
+        if hasattr(self.strategy, "check_optimizer"):
+            self.strategy.check_optimizer(self.optimizer.kind)
 
     def _check_batch_norm(self, data: Any) -> None:
         """Statistics of a micro-batch are those of the step only where there is one, on one rank."""

@@ -1,0 +1,281 @@
+"""Ranks on a mesh, and nets cut over those that read different samples; how a layer is split is left to others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import Shard
+
+from groundup.core.layout import Grid
+from groundup.model.parts import cut_along, is_split, own
+from groundup.strategy.gathered import ask_gathered
+from groundup.strategy.meeting import Ranks, leave_at_once, meet
+from groundup.strategy.recompute import blocks_of
+from groundup.strategy.stepping import Stepping
+
+T = TypeVar("T")
+
+WASTE = 1.05
+"""By what factor padding may make a parameter longer, before it is rather cut along another dimension."""
+
+PARCEL = 2**25
+"""Numbers that travel together where gradients of copies are summed."""
+
+
+class Mesh(Stepping, DDPStrategy):
+    """Nets cut over the ranks that read different samples, gathered where they compute (FSDP2).
+
+    Every rank keeps a part of each parameter, its gradient and its optimizer state (Rajbhandari et al. 2020, ZeRO,
+    stages 2 and 3; Zhao et al. 2023, PyTorch FSDP). With `replicas`, groups of ranks hold all parts between them and
+    are copies of each other (hybrid sharding). Gradients end as the sum over ranks, not the mean, since losses are
+    already divided by the global count.
+
+    A subclass splits layers in `split`, which comes before sharding, and sums over further ways in `sums_over`.
+
+    Args:
+        devices: of the processes on this machine, by local rank.
+        grid: how all ranks lie; those of a place in `context` hold parts of the same nets as those of `data`.
+        timeout_minutes: how long a collective may wait.
+        replicas: copies of the nets among the data ranks.
+        sharded: cut the nets; else every data rank has a copy.
+        reshard: forget what was gathered for a block behind its forward pass and gather it anew for the backward one.
+        sum_every: sum gradients over ranks behind each micro-batch, so that none is ever kept whole.
+        gather: dtype in which parameters are gathered and compute; None: their own.
+        reduce: dtype in which gradients are summed; None: that of the gradients.
+        offload: keep parts on the host and move them to the device where they compute.
+    """
+
+    whole = False
+
+    def __init__(
+        self,
+        devices: list[torch.device],
+        grid: Grid,
+        *,
+        timeout_minutes: float = 30.0,
+        replicas: int = 1,
+        sharded: bool = True,
+        reshard: bool = True,
+        sum_every: bool = False,
+        gather: torch.dtype | None = None,
+        reduce: torch.dtype | None = None,
+        offload: bool = False,
+    ) -> None:
+        super().__init__(
+            parallel_devices=devices,
+            cluster_environment=Ranks(),
+            process_group_backend="nccl" if devices[0].type == "cuda" else "gloo",
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+        self.grid, self.replicas, self.sharded = grid, replicas, sharded
+        self.reshard, self.sum_every, self.offload = reshard, sum_every, offload
+        self.precision = MixedPrecisionPolicy(param_dtype=gather, reduce_dtype=reduce, cast_forward_inputs=False)
+        self.mesh: DeviceMesh
+
+    def _configure_launcher(self) -> None:
+        """Leave launching to torchrun."""
+
+    # Lightning's hooks
+
+    def setup_distributed(self) -> None:
+        """Meet the other processes first: Lightning takes a group that is there."""
+        assert self._timeout is not None
+        meet(self.root_device, self._timeout)
+        super().setup_distributed()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Lose no time over groups when this rank fails."""
+        leave_at_once(exception)
+        super().on_exception(exception)
+
+    def setup_environment(self) -> None:
+        """Meet the other ranks, and find this one's place among them."""
+        super().setup_environment()
+        # Nothing here is changed in place behind a net.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        self.mesh = mesh_of(self.root_device.type, self.grid, self.replicas)
+
+    def setup(self, trainer: Trainer) -> None:
+        """Make the optimizer over the parts; nets are spread and on their device already."""
+        assert self.accelerator is not None and self.model is not None
+        self.accelerator.setup(trainer)
+        self.model_to_device()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def model_to_device(self) -> None:
+        """Move all to the device, where an earlier Trainer took it away; what is offloaded stays."""
+        assert self.lightning_module is not None
+        if self.offload:
+            cast(Any, self.lightning_module)._device = self.root_device
+        else:
+            self.lightning_module.to(self.root_device)
+
+    # Nets
+
+    def settle(self, net: nn.Module) -> None:
+        """Shard a net and give it the memory of its parts.
+
+        The net itself, with embeddings, norms and head, is one parcel and each block another, so that little more than
+        a block is ever whole at once.
+        """
+        if not self.sharded:
+            super().settle(net)
+            return
+        if not any(parameter.is_meta for parameter in net.parameters()):
+            net.to(self.root_device)
+        names = ("replicate", "shard")
+        mesh = self.mesh[names] if self.replicas > 1 else self.mesh["shard"]
+        ways = mesh.size(mesh.ndim - 1)
+        offload = CPUOffloadPolicy(pin_memory=self.root_device.type == "cuda") if self.offload else OffloadPolicy()
+        for part in (*blocks_of(net), net):
+            fully_shard(
+                part,
+                mesh=mesh,
+                # what the net gathers, its backward pass needs at once
+                reshard_after_forward=self.reshard and part is not net,
+                shard_placement_fn=lambda parameter: _along(parameter, ways),
+                mp_policy=self.precision,
+                offload_policy=offload,
+            )
+            cast(FSDPModule, part).set_gradient_divide_factor(1.0)
+            cast(FSDPModule, part).set_force_sum_reduction_for_comms(True)
+        if any(parameter.is_meta for parameter in net.parameters()):
+            net.to_empty(device=torch.device("cpu") if self.offload else self.root_device)
+            for owner in net.modules():
+                for name, buffer in list(owner.named_buffers(recurse=False)):
+                    setattr(owner, name, buffer.to(self.root_device))
+        ask_gathered(net)
+
+    def compile(self, nets: nn.ModuleDict) -> None:
+        """Compile each block by itself, so that gathering stays outside and one graph serves all layers alike."""
+        for net in nets.values():
+            cast(Any, net).compile_(blocks=True) if self.sharded else cast(Any, net).compile_()
+
+    # Steps
+
+    def forward_backward(self, micro_batches: Sequence[T], loss: Callable[[int, T], Tensor]) -> None:
+        """Add the gradient over all ranks; see `Stepping`."""
+        super().forward_backward(micro_batches, loss)
+        if not self.sharded:
+            assert self.lightning_module is not None
+            sum_gradients(list(self.lightning_module.parameters()), self.sums_over())
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """A context in which gradients are added up here and not yet over ranks."""
+        return nullcontext() if self.sum_every else self._quiet()
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        assert self.lightning_module is not None
+        parts = [part for part in self.lightning_module.modules() if isinstance(part, FSDPModule)]
+        for part in parts:
+            part.set_requires_gradient_sync(False, recurse=False)
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.set_requires_gradient_sync(True, recurse=False)
+
+    def sums_over(self) -> list[distributed.ProcessGroup]:
+        """The groups, one after the other, over which what ranks see of different tokens is summed."""
+        return [self.mesh.get_group(name) for name in ("shard", "replicate") if name in _names(self.mesh)]
+
+    def sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks that see different tokens; others hold the same. See `Stepping`."""
+        total = tensor.detach().to(self.root_device, copy=True)
+        for group in self.sums_over():
+            distributed.all_reduce(total, group=group)
+        return total.to(tensor.device)
+
+    def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The 2-norm of the whole gradient: squares of parts are summed over the ranks that hold the others.
+
+        So what several ranks have copies of counts once. See `Stepping`.
+        """
+        alike: dict[tuple[str, ...], tuple[list[Any], list[Tensor]]] = {}
+        for parameter in parameters:
+            if parameter.grad is not None:
+                groups = [group for group, _ in cut_along(parameter.grad)]
+                key = tuple(group.group_name for group in groups)
+                alike.setdefault(key, (groups, []))[1].append(own(parameter.grad))
+        total = torch.zeros((), dtype=torch.float64, device=self.root_device)
+        wide = torch.float32
+        for groups, parts in alike.values():
+            wide = torch.promote_types(wide, parts[0].dtype)
+            norms = torch._foreach_norm(parts, 2.0, dtype=wide)
+            square = torch.stack(norms).double().square().sum().to(self.root_device)
+            for group in groups:
+                distributed.all_reduce(square, group=group)
+            total = total + square
+        return total.sqrt().to(wide)
+
+
+def mesh_of(kind: str, grid: Grid, replicas: int) -> DeviceMesh:
+    """The mesh of all ranks, with the dimensions that are longer than 1 and always `shard`.
+
+    `pipeline`, `replicate`, `shard`, `tensor`, from the outermost to the innermost. Ranks along `context` have places
+    in `shard` too: they see other tokens of the same samples, so gradients are summed over them as over samples.
+
+    Args:
+        kind: of device.
+        grid: how ranks lie.
+        replicas: copies of the nets among the data ranks, which it divides.
+    """
+    sizes = {
+        "pipeline": grid.pipeline,
+        "replicate": replicas,
+        "shard": grid.data * grid.context // replicas,
+        "tensor": grid.tensor,
+    }
+    kept = {name: size for name, size in sizes.items() if size > 1 or name == "shard"}
+    key = (kind, tuple(kept.items()), distributed.group.WORLD)
+    if key not in _meshes:  # a run's segments share their process groups
+        _meshes[key] = init_device_mesh(kind, tuple(kept.values()), mesh_dim_names=tuple(kept))
+    return _meshes[key]
+
+
+_meshes: dict[Any, DeviceMesh] = {}
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter], groups: Sequence[distributed.ProcessGroup]) -> None:
+    """Add gradients, or this rank's parts of them, up over groups of ranks, one group after the other, in parcels."""
+    gradients = [own(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    parcels: list[list[Tensor]] = []
+    room = 0
+    for gradient in gradients:
+        if not parcels or gradient.numel() > room or gradient.dtype != parcels[-1][0].dtype:
+            parcels.append([])
+            room = PARCEL
+        parcels[-1].append(gradient)
+        room -= gradient.numel()
+    for parcel in parcels:
+        flat = torch.cat([gradient.flatten() for gradient in parcel])
+        for group in groups:
+            distributed.all_reduce(flat, group=group)
+        pieces = torch.split(flat, [gradient.numel() for gradient in parcel])
+        torch._foreach_copy_(parcel, [piece.view_as(g) for piece, g in zip(pieces, parcel, strict=True)])
+
+
+def _along(parameter: nn.Parameter, ways: int) -> Shard | None:
+    """Along which dimension to cut: the first, unless that leaves some ranks with little and another is even."""
+    shape = own(parameter).shape if is_split(parameter) else parameter.shape
+    if -(-shape[0] // ways) * ways <= WASTE * shape[0]:
+        return None
+    return next((Shard(i) for i, length in enumerate(shape) if length % ways == 0), None)
+
+
+def _names(mesh: DeviceMesh) -> tuple[str, ...]:
+    return mesh.mesh_dim_names or ()

@@ -1,0 +1,204 @@
+"""Laws of sharded nets: whatever the layout, a real run computes what one process does, and goes on from any other."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from groundup.callback.tensors import read_all
+from groundup.core import checkpoint
+from groundup.core.config import from_dict
+from groundup.core.errors import ConfigError
+from groundup.verb.prepare import Prepare
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mesh_runs import ROOT, composed, train
+from test_strategy import TORCHRUN
+
+SCRIPT = Path(__file__).with_name("mesh_runs.py")
+COMMON = [
+    "model.layers=2 model.width=32 model.heads=4 model.qk_norm=false model.embedding_norm=false model.gain=true",
+    "data.context=32 data.batch_tokens=256 data.micro_batch=2 data.held_out_tokens=256 tokens=768",
+    "trainer.compile=false trainer.accelerator=cpu trainer.precision=fp64 trainer.validate_every=2 trainer.log_every=1",
+    "callback=[checkpoint,ema,witness] logger=csv objective.clip=0.1",
+]
+MODELS = {
+    "gpt2": "model.positions=learned model.norm=layer model.bias=true model.activation=gelu model.tied=true "
+    "model.init=gpt2 optimizer=adamw",
+    "llama": "model.kv_heads=2 model.activation=swiglu model.init=gaussian optimizer=muon optimizer.cautious=true "
+    "optimizer.weight_decay=0.5 optimizer.l1=0.01",
+    "experts": "model.activation=swiglu model.experts=3 model.init=gaussian objective.balance=0.1 "
+    "objective.router_z=0.01 optimizer=lion",
+    "t5": "objective=span model=encoder_decoder model.encoder_layers=1 model.positions=t5 model.init=gaussian "
+    "model.tied=true optimizer=muon",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Python's documentation topics as bytes."""
+    folder = tmp_path_factory.mktemp("data") / "topics"
+    config: Prepare = composed("prepare", "source=[topics]", "tokenizer=bytes", f"path={folder}")
+    config.check()
+    config.run()
+    return folder
+
+
+def case(data, name, model, *more):
+    """A run: its name and overrides."""
+    return name, [*" ".join([*COMMON, MODELS[model], *more]).split(), f"data.path={data}"]
+
+
+def launched(runs, processes, cases):
+    """Train the cases in turn in one group of processes."""
+    runs.mkdir(exist_ok=True)
+    (runs / "cases.json").write_text(json.dumps(cases))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += [f"--nproc-per-node={processes}", str(SCRIPT), str(runs), str(runs / "cases.json")]
+    environment = {key: value for key, value in os.environ.items() if key not in TORCHRUN} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs
+
+
+@pytest.fixture(scope="module")
+def one(data, tmp_path_factory):
+    """Every model trained by one process, and llama half-way."""
+    runs = tmp_path_factory.mktemp("one")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(runs, [case(data, model, model, "strategy=single") for model in MODELS])
+    train(runs, [case(data, "half", "llama", "strategy=single stop_steps=2")])
+    torch.set_num_threads(threads)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def two(data, one, tmp_path_factory):
+    """Two ranks."""
+    runs = tmp_path_factory.mktemp("two")
+    shutil.copytree(one / "half", runs / "llama")
+    cases = [
+        case(data, "gpt2", "gpt2", "strategy=fsdp data.micro_batch=1"),
+        case(data, "again", "gpt2", "strategy=fsdp data.micro_batch=1 stop_steps=2"),
+        case(data, "again", "gpt2", "strategy=fsdp data.micro_batch=1"),
+        case(data, "llama", "llama", "strategy=fsdp strategy.reshard=false data.micro_batch=4"),
+        case(data, "experts", "experts", "strategy=ddp stop_steps=2"),
+        case(data, "experts", "experts", "strategy=fsdp strategy.recompute=full data.micro_batch=8"),
+        case(data, "t5", "t5", "strategy=fsdp stop_steps=2"),
+    ]
+    return launched(runs, 2, cases)
+
+
+@pytest.fixture(scope="module")
+def four(data, two, tmp_path_factory):
+    """Four ranks, all of which hold parts, or two copies of two parts."""
+    runs = tmp_path_factory.mktemp("four")
+    shutil.copytree(two / "t5", runs / "t5")
+    cases = [
+        case(data, "gpt2", "gpt2", "strategy=fsdp strategy.replicas=2"),
+        case(data, "llama", "llama", "strategy=fsdp strategy.sum_every=true data.micro_batch=1 stop_steps=2"),
+        case(data, "experts", "experts", "strategy=fsdp strategy.replicas=2 strategy.recompute=selective"),
+        case(data, "t5", "t5", "strategy=fsdp"),
+    ]
+    launched(runs, 4, cases)
+    train(runs, [case(data, "llama", "llama", "strategy=single")])
+    return runs
+
+
+def folder_of(run):
+    return next((run / "nano").iterdir())
+
+
+def rows(run):
+    """The log, but for the speed."""
+    with (folder_of(run) / "metrics.csv").open() as file:
+        found = {(row["step"], row["name"]): float(row["value"]) for row in csv.DictReader(file)}
+    return {key: value for key, value in found.items() if not key[1].startswith("speed/")}
+
+
+def end(run):
+    """Everything in the last checkpoint, whole."""
+    return read_all(checkpoint.listed(folder_of(run))[-1])
+
+
+def assert_same_run(found, wanted, tolerance=1e-10):
+    mine, theirs = rows(found), rows(wanted)
+    assert mine.keys() == theirs.keys()
+    assert {"train/loss", "train/gradient_norm", "held_out/all"} <= {name for _, name in mine}
+    for key, value in theirs.items():
+        assert abs(mine[key] - value) <= tolerance, key
+    mine, theirs = end(found), end(wanted)
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(mine[name], value, atol=tolerance, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama", "experts"])
+def test_two_ranks_that_hold_halves_train_what_one_process_does(two, one, model):
+    """llama goes on from a run of one process, experts from one of copies."""
+    assert_same_run(two / model, one / model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_four_ranks_train_what_one_process_does(four, one, model):
+    """llama ends in one process, t5 began on two ranks; gpt2 and experts have two copies."""
+    assert_same_run(four / model, one / model)
+
+
+def test_a_sharded_run_stopped_and_resumed_is_bitwise_the_run_that_was_not(two):
+    assert_same_run(two / "again", two / "gpt2", tolerance=0)
+
+
+def test_weights_begin_bitwise_alike_in_every_layout(one, two, four):
+    for runs, models in ((two, ("gpt2", "t5")), (four, ("gpt2", "llama", "experts"))):
+        for model in models:
+            wanted = torch.load(one / f"{model}.begun.pt", weights_only=True)
+            found = torch.load(runs / f"{model}.begun.pt", weights_only=True)
+            assert found.keys() == wanted.keys()
+            assert all(torch.equal(found[name], value) for name, value in wanted.items()), model
+
+
+@pytest.mark.parametrize(("name", "ranks", "parts"), [("two", 2, 2), ("four", 4, 2)])
+def test_a_rank_holds_its_share_of_weights_gradients_and_moments(one, name, ranks, parts, request):
+    runs = request.getfixturevalue(name)
+    numbers = sum(value.numel() for value in torch.load(one / "gpt2.begun.pt", weights_only=True).values())
+    for rank in range(ranks):
+        held = json.loads((runs / f"gpt2.bytes-{rank}.json").read_text())
+        wanted = {"parameters": 8 * numbers, "gradients": 8 * numbers, "optimizer": 2 * 8 * numbers}
+        assert held == {key: pytest.approx(value / parts, rel=0.05) for key, value in wanted.items()}
+
+
+def test_the_finished_weights_are_the_last_averages_whole(four):
+    from groundup.model.load import load
+
+    folder, saved = folder_of(four / "gpt2"), end(four / "gpt2")
+    for name, value in load(folder).state_dict().items():
+        assert torch.equal(value, saved[f"callback/ema/model.{name}"])
+
+
+def test_copies_that_do_not_share_the_processes_evenly_end_with_one_line_and_code_two(data, tmp_path):
+    _, overrides = case(data, "", "gpt2", "callback=[checkpoint] strategy=fsdp strategy.replicas=3")
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, f"runs={tmp_path}"]
+    told = []
+    for rank in range(2):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": 1}
+        environment = os.environ | {key: str(value) for key, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+        assert done.returncode == 2
+        told += [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert len(told) == 1
+    assert "strategy.replicas=3: does not divide 2 processes; choose from 1, 2" in told[0]
+
+
+def test_adafactor_is_refused_where_matrices_are_cut():
+    with pytest.raises(ConfigError, match="optimizer=adafactor: takes means over whole matrices"):
+        from_dict("strategy", {"kind": "fsdp"}).check_optimizer("adafactor")
