@@ -20,7 +20,7 @@ from groundup.core.errors import CheckpointError
 from groundup.core.files import atomic_json, read_json
 from groundup.core.progress import Progress
 from groundup.objective import state
-from groundup.objective.base import Objective
+from groundup.objective.base import Objective, Stepping
 
 STATE = "state.json"
 CALLBACK = "callback/"
@@ -141,10 +141,15 @@ class Checkpoint(lightning.Callback):
         shapes = {name: shape for name, (shape, _) in described.items()}
         dtypes = {name: dtype for name, (_, dtype) in described.items()}
         nets = state.net_tensors(module.nets)
-        state.expect(shapes, nets, shapes, str(folder))
+        elsewhere = {name: tuple(shape) for name, shape in cast(Stepping, trainer.strategy).elsewhere.items()}
+        whole = {name: tuple(tensor.shape) for name, tensor in nets.items()}
+        whole.update({f"{state.NETS}{name}": shape for name, shape in elsewhere.items()})
+        state.expect(shapes, whole, str(folder))
         optimizer = state.optimizer_room(module.nets, _optimizer(trainer), shapes, dtypes)
         callbacks = {
-            name: torch.empty(shapes[name], dtype=dtypes[name]) for name in shapes if name.startswith(CALLBACK)
+            name: torch.empty(shapes[name], dtype=dtypes[name])
+            for name in shapes
+            if name.startswith(CALLBACK) and name.removeprefix(CALLBACK).partition("/")[2] not in elsewhere
         }
         files.read_into({**nets, **optimizer, **callbacks}, folder, alone=trainer.world_size == 1)
         state.set_optimizer(module.nets, _optimizer(trainer), optimizer)

@@ -79,7 +79,10 @@ class Net(nn.Module):
         """
         if targets_BT is None:
             return self.head(x_BTD, tied=self._tied)
-        nll_BT, log_z_BT = self.head(x_BTD, targets_BT, tied=self._tied)
+        if self.trunk.ends:
+            nll_BT, log_z_BT = self.head(x_BTD, targets_BT, tied=self._tied)
+        else:  # another part of the network answers; what is said here must only have the right shape
+            nll_BT = log_z_BT = x_BTD.new_zeros(targets_BT.shape, dtype=torch.promote_types(x_BTD.dtype, torch.float32))
         found = [nll_BT, *([log_z_BT] if with_log_z else [])]
         if routing:
             found.append(torch.stack(routing).mean(dim=0))
@@ -100,7 +103,7 @@ class Net(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.trunk.embedding.weight.dtype
+        return self.trunk.dtype
 
 
 def targeted(targets_BT: Tensor) -> tuple[Tensor, Tensor]:

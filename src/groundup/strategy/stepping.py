@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -25,6 +25,11 @@ class Stepping(Strategy):
 
         Names of parameters stay; of those that are split, each is a DTensor. Here nothing is split.
         """
+
+    @property
+    def elsewhere(self) -> Mapping[str, torch.Size]:
+        """Shapes of the nets' parameters and buffers that other ranks hold and this one does not, by their names."""
+        return {}
 
     def forward_backward(self, micro_batches: Sequence[T], loss: Callable[[int, T], Tensor]) -> None:
         """Add the gradient of the summed losses, over all micro-batches of all ranks, to every `parameter.grad`.
