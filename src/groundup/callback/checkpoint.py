@@ -20,7 +20,7 @@ from groundup.core.errors import CheckpointError
 from groundup.core.files import atomic_json, read_json
 from groundup.core.progress import Progress
 from groundup.objective import state
-from groundup.objective.base import Objective
+from groundup.objective.base import Objective, Stepping
 
 T = TypeVar("T")
 STATE = "state.json"
@@ -166,7 +166,10 @@ class Checkpoint(lightning.Callback):
         shapes = {name: shape for name, (shape, _) in described.items()}
         dtypes = {name: dtype for name, (_, dtype) in described.items()}
         nets = state.net_tensors(module.nets)
-        state.expect(shapes, nets, shapes, str(folder))
+        elsewhere = {name: tuple(shape) for name, shape in cast(Stepping, trainer.strategy).elsewhere.items()}
+        whole = {name: tuple(tensor.shape) for name, tensor in nets.items()}
+        whole.update({f"{state.NETS}{name}": shape for name, shape in elsewhere.items()})
+        state.expect(shapes, whole, str(folder))
         keeps, own = _keeps(trainer)
         if not any(name.startswith(own + state.OPTIMIZER) for name in shapes):
             own = ""
@@ -178,7 +181,8 @@ class Checkpoint(lightning.Callback):
             {name: dtypes[saved] for name, saved in mine.items()},
         )
         kept = keeps.room(_below(STRATEGY, shapes)) if keeps else {}
-        callbacks = _callback_room(trainer, shapes, dtypes)
+        here = {name: shape for name, shape in shapes.items() if name.split("/", 2)[-1] not in elsewhere}
+        callbacks = _callback_room(trainer, here, dtypes)
         wanted = {**nets, **{mine[name]: tensor for name, tensor in optimizer.items()}, **callbacks}
         wanted.update({STRATEGY + name: tensor for name, tensor in kept.items()})
         files.read_into(wanted, folder, alone=trainer.world_size == 1)

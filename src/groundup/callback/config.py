@@ -95,6 +95,8 @@ class Samples:
     top_p: float | None = option(None, "choose among the likeliest with this summed probability", above=0, at_most=1)
     seed: int = option(0, "of the choices")
 
+    asks_nets = True
+
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ConfigError(
@@ -127,6 +129,8 @@ class Evaluation(Options):
     """Tasks of lm-eval, asked at validations; see `--help evaluation` for what the keys mean."""
 
     every: int | None = option(None, "at validations each so many steps; null: at every one", above=0)
+
+    asks_nets = True
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +22,8 @@ class Routing:
     No list: hooks that look into a module's arguments put lists together anew, and what is added to a new one is lost.
     """
 
-    def __init__(self) -> None:
-        self.layers: list[Tensor] = []
+    def __init__(self, layers: Iterable[Tensor] = ()) -> None:
+        self.layers = list(layers)
 
     def append(self, losses_B2: Tensor) -> None:
         """Take up a layer's."""

@@ -57,13 +57,16 @@ def initialise(net: Net, config: Config) -> None:
 
     Each weight is drawn whole, in fp32 on the CPU, and goes from there to its device, dtype and, where the network is
     split over ranks, part: so it begins alike wherever it is computed, and no rank holds more than one weight whole.
+    What a rank has let go of is drawn all the same, lest the rest begin otherwise.
     """
     for name, buffer in net.named_buffers():
         buffer.fill_(1.0 if name.endswith("variance") else 0.0)
-    for name, parameter in net.named_parameters():
-        whole = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+    held = dict(net.named_parameters())
+    for name, shape in net.shapes.items():
+        whole = torch.empty(shape, dtype=torch.float32, device="cpu")
         _draw(name, whole, config)
-        put(parameter, whole)
+        if name in held:
+            put(held[name], whole)
 
 
 def _draw(name: str, weight: Tensor, config: Config) -> None:

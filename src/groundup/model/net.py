@@ -22,6 +22,9 @@ class Net(nn.Module):
     Parameters have plain names, compiled or not (`trunk.embedding.weight`, `trunk.blocks.0.attention.query.weight`,
     `head.weight`); tied networks have no `head.weight`.
 
+    Attributes:
+        shapes: of all parameters in their order, also of those that a rank may have let go of.
+
     Raises:
         ConfigError: context or vocabulary is still open.
     """
@@ -36,6 +39,7 @@ class Net(nn.Module):
         place = torch.get_default_device()
         with torch.device("meta"):  # torch's own initialisation would cost time and random numbers
             self.put_together(config)
+        self.shapes = {name: parameter.shape for name, parameter in self.named_parameters()}
         if place.type != "meta":
             self.to_empty(device=place)
             self.begin()
@@ -90,7 +94,10 @@ class Net(nn.Module):
         """
         if targets_BT is None:
             return self.head(x_BTD, tied=self._tied)
-        nll_BT, log_z_BT = self.head(x_BTD, targets_BT, tied=self._tied)
+        if self.trunk.ends:
+            nll_BT, log_z_BT = self.head(x_BTD, targets_BT, tied=self._tied)
+        else:  # another part of the network answers; what is said here must only have the right shape
+            nll_BT = log_z_BT = x_BTD.new_zeros(targets_BT.shape, dtype=torch.promote_types(x_BTD.dtype, torch.float32))
         found = [nll_BT, *([log_z_BT] if with_log_z else [])]
         if routing is not None and routing.layers:
             found.append(torch.stack(routing.layers).mean(dim=0))
@@ -111,7 +118,7 @@ class Net(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.trunk.embedding.weight.dtype
+        return self.trunk.dtype
 
 
 def targeted(targets_BT: Tensor) -> tuple[Tensor, Tensor]:

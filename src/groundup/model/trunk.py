@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,6 +51,9 @@ class Trunk(nn.Module):
         crosses: its blocks gather from an encoder's text.
     """
 
+    ends = True
+    """Whether what it gives is the head's to read; a part of a trunk may leave it to the next part."""
+
     embedding: nn.Embedding
     positions: nn.Embedding | None
 
@@ -73,6 +77,11 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleDict({str(i): Block(config, i, crosses) for i in range(config.layers)})
         self.norm = norm(config, config.width) if config.norm_place == "pre" else None
         self.project_out = Linear(config.width, config.embedded, bias=False) if own else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its parameters."""
+        return self.embedding.weight.dtype
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """The vectors of tokens as they enter the stream, (B, T, D)."""
@@ -110,6 +119,20 @@ class Trunk(nn.Module):
             embedded_BTD: what `embed` makes of the tokens, where another trunk has the embedding.
             segments_BT: kind of text of each token; None: the first.
         """
+        x_BTD = self.begin(tokens_BT, frame, cache, last_B, embedded_BTD, segments_BT)
+        x_BTD = self.through(self.blocks, x_BTD, x_BTD, tokens_BT, frame, cache, wanted_BQ, routing, memory_BSD)
+        return self.end(x_BTD)
+
+    def begin(
+        self,
+        tokens_BT: Tensor,
+        frame: Frame,
+        cache: Cache | None = None,
+        last_B: Tensor | None = None,
+        embedded_BTD: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+    ) -> Tensor:
+        """The stream before the first block, (B, T, D); arguments as for `forward`."""
         x_BTD = self.embed(tokens_BT) if embedded_BTD is None else embedded_BTD
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(frame.positions)
@@ -117,8 +140,6 @@ class Trunk(nn.Module):
             x_BTD = x_BTD + sinusoids(frame.positions, x_BTD.shape[-1], x_BTD.dtype, interleaved=True)
         if self.segments is not None:
             x_BTD = x_BTD + (self.segments.weight[0] if segments_BT is None else self.segments(segments_BT))
-        if self.buckets is not None and frame.distances is not None:
-            frame = frame._replace(score_bias=self.buckets(frame.distances))
         if self.embedding_norm is not None:
             x_BTD = self.embedding_norm(x_BTD)
         if self.shift is not None:
@@ -130,13 +151,39 @@ class Trunk(nn.Module):
                 )
         if self.training:
             x_BTD = functional.dropout(x_BTD, self.dropout)
-        x_BTD = first_BTD = self.enter(x_BTD)
+        return self.enter(x_BTD)
+
+    def through(
+        self,
+        names: Iterable[str],
+        x_BTD: Tensor,
+        first_BTD: Tensor,
+        tokens_BT: Tensor,
+        frame: Frame,
+        cache: Cache | None = None,
+        wanted_BQ: Tensor | None = None,
+        routing: Routing | None = None,
+        memory_BSD: Tensor | None = None,
+    ) -> Tensor:
+        """The stream behind some of the blocks, (B, T, D) or (B, Q, D); other arguments as for `forward`.
+
+        Args:
+            names: of the blocks, in their order.
+            x_BTD: the stream before them.
+            first_BTD: the stream before the first block of all.
+        """
+        if self.buckets is not None and frame.distances is not None:
+            frame = frame._replace(score_bias=self.buckets(frame.distances))
         last = str(len(self.blocks) - 1)
-        for name, block in self.blocks.items():
+        for name in names:
             values_BTE = self.values[name](tokens_BT) if name in self.values else None
             layer = None if cache is None else cache.layers[int(name)]
             wanted = wanted_BQ if name == last else None
-            x_BTD = block(x_BTD, first_BTD, frame, values_BTE, layer, wanted, routing, memory_BSD)
+            x_BTD = self.blocks[name](x_BTD, first_BTD, frame, values_BTE, layer, wanted, routing, memory_BSD)
+        return x_BTD
+
+    def end(self, x_BTD: Tensor) -> Tensor:
+        """What the head reads of the stream behind the last block, (B, T, E)."""
         if self.norm is not None:
             x_BTD = self.norm(x_BTD)
         ended: Tensor = x_BTD if self.project_out is None else self.project_out(x_BTD)

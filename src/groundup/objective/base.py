@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -63,6 +63,10 @@ class Stepping(Protocol):
 
     def compile(self, nets: nn.ModuleDict) -> None:
         """Compile the nets in place."""
+
+    @property
+    def elsewhere(self) -> Mapping[str, torch.Size]:
+        """Shapes of the nets' parameters and buffers that other ranks hold and this one does not, by their names."""
 
     def forward_backward(self, micro_batches: Sequence[Batch], loss: Callable[[int, Batch], Tensor]) -> None:
         """Add the gradient of the summed losses, over all micro-batches of all ranks, to the parameters."""

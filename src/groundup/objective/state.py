@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,20 +34,25 @@ def optimizer_tensors(nets: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     return found
 
 
-def expect(saved: Iterable[str], wanted: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], at: str) -> None:
+def expect(shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], at: str) -> None:
     """Check that a checkpoint's nets are these nets.
+
+    Args:
+        shapes: of all that is saved, by name.
+        wanted: of the nets, on all ranks together.
+        at: the checkpoint.
 
     Raises:
         CheckpointError: naming the first tensor that is missing, unknown or of another shape.
     """
     remedy = "give the checkpoint of this model, or the model of this checkpoint"
-    names = {name for name in saved if name.startswith(NETS)}
+    names = {name for name in shapes if name.startswith(NETS)}
     for name in sorted(names ^ set(wanted)):
         side = "has no" if name in wanted else "has a"
         raise CheckpointError(at, f"is another model's: it {side} {name.removeprefix(NETS)}", remedy)
-    for name, tensor in wanted.items():
-        if shapes[name] != tuple(tensor.shape):
-            what = f"is another model's: {name.removeprefix(NETS)} is {shapes[name]} there, {tuple(tensor.shape)} here"
+    for name, shape in wanted.items():
+        if shapes[name] != shape:
+            what = f"is another model's: {name.removeprefix(NETS)} is {shapes[name]} there, {shape} here"
             raise CheckpointError(at, what, remedy)
 
 
@@ -57,7 +62,7 @@ def optimizer_room(
     shapes: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, torch.dtype],
 ) -> dict[str, Tensor]:
-    """Empty tensors for the saved optimizer state, laid out like the parameter where it has its shape.
+    """Empty tensors for the saved optimizer state of these nets, laid out like the parameter where it has its shape.
 
     All stand on the parameter's device but the step counts of optimizers that are not fused: torch keeps those
     on the CPU, so as not to wait for the device.
@@ -69,6 +74,8 @@ def optimizer_room(
         if not name.startswith(OPTIMIZER):
             continue
         owner, _, key = name.removeprefix(OPTIMIZER).rpartition("/")
+        if owner not in parameters:  # another rank's
+            continue
         parameter = parameters[owner]
         if shape == tuple(parameter.shape) and shape:
             room[name] = torch.empty_like(parameter, dtype=dtypes[name], requires_grad=False)

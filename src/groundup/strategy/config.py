@@ -23,6 +23,9 @@ group("strategy", "how the model and the work are spread over devices")
 class Layout:
     """What every strategy answers before anything is built; here for those that only copy the nets."""
 
+    answers = True
+    """Whether each rank can ask a net as a whole, as those do who watch it."""
+
     recompute: str = option(
         "none",
         "compute activations of blocks again in the backward pass instead of keeping them: all of them (full), or all "
@@ -162,102 +165,6 @@ class DDP(Layout):
             devices_here("ddp", accelerator, devices),
             timeout_minutes=self.timeout_minutes,
             bucket_megabytes=self.bucket_megabytes,
-        )
-        made.recompute = self.recompute
-        return made
-
-
-@schema("strategy", "fsdp")
-class FSDP(Layout):
-    """Weights, gradients and optimizer state cut over the processes (ZeRO; Zhao et al. 2023); started by torchrun."""
-
-    timeout_minutes: float = option(
-        30.0, "a collective that waits longer than this ends the run", above=0, identity=False
-    )
-    replicas: int = option(
-        1,
-        "copies of the model, each cut over an equal share of the processes (hybrid sharding); it divides their number",
-        at_least=1,
-        identity=False,
-    )
-    reshard: bool = option(
-        True,
-        "forget a block's gathered weights behind its forward pass, and gather them again for the backward one "
-        "(ZeRO-3); false: keep them (ZeRO-2)",
-        identity=False,
-    )
-    sum_every: bool = option(
-        False,
-        "sum gradients behind each micro-batch and keep parts alone; false: whole ones until the step's last",
-        identity=False,
-    )
-    gather: str = option(
-        "same", "dtype in which weights travel and compute; same: as kept", choices=("same", "bf16"), identity=False
-    )
-    reduce: str = option(
-        "same",
-        "dtype in which gradients are summed; same: as they are",
-        choices=("same", "bf16", "fp32"),
-        identity=False,
-    )
-    offload: bool = option(
-        False, "keep weights, gradients and optimizer state in the host's memory, and update them there", identity=False
-    )
-
-    def check(self, world: int, model: Any, data: Any) -> None:
-        """See that the copies share the processes out evenly.
-
-        Raises:
-            ConfigError: they do not.
-        """
-        del model, data
-        if world % self.replicas:
-            raise ConfigError(
-                f"strategy.replicas={self.replicas}",
-                f"does not divide {world} processes",
-                f"choose from {', '.join(str(n) for n in range(1, world + 1) if world % n == 0)}",
-            )
-
-    def check_optimizer(self, kind: str) -> None:
-        """Adafactor's means run over whole matrices.
-
-        Raises:
-            ConfigError: it is Adafactor.
-        """
-        if kind == "adafactor":
-            raise ConfigError(
-                "optimizer=adafactor",
-                "takes means over whole matrices, which strategy=fsdp cuts",
-                "choose muon, adamw, lion or sgd, or strategy=ddp",
-            )
-
-    def build(self, accelerator: str, devices: int) -> Strategy:
-        """The strategy of this process among those torchrun started; one alone needs no torchrun.
-
-        Args:
-            accelerator: "cpu" (gloo) or "cuda" (NCCL).
-            devices: processes on this machine.
-
-        Raises:
-            ConfigError: as `DDP.build`, or copies that do not share the processes out evenly.
-        """
-        here = devices_here("fsdp", accelerator, devices)
-        self.check(ranks.world(), None, None)
-        import torch
-
-        from groundup.strategy import mesh
-
-        dtypes = {"same": None, "bf16": torch.bfloat16, "fp32": torch.float32}
-        made = mesh.Mesh(
-            here,
-            self.grid(ranks.world()),
-            timeout_minutes=self.timeout_minutes,
-            replicas=self.replicas,
-            reshard=self.reshard,
-            sum_every=self.sum_every,
-            gather=dtypes[self.gather],
-            reduce=dtypes[self.reduce],
-            offload=self.offload,
         )
         made.recompute = self.recompute
         return made

@@ -18,7 +18,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import Shard
 
 from groundup.core.layout import Grid
+from groundup.model.net import Net
 from groundup.model.parts import cut_along, is_split, own
+from groundup.strategy import tensor
 from groundup.strategy.gathered import ask_gathered
 from groundup.strategy.meeting import Ranks, leave_at_once, meet
 from groundup.strategy.recompute import blocks_of
@@ -41,7 +43,7 @@ class Mesh(Stepping, DDPStrategy):
     are copies of each other (hybrid sharding). Gradients end as the sum over ranks, not the mean, since losses are
     already divided by the global count.
 
-    A subclass splits layers in `split`, which comes before sharding, and sums over further ways in `sums_over`.
+    Before that, the ranks along the grid's `tensor` share each layer.
 
     Args:
         devices: of the processes on this machine, by local rank.
@@ -49,6 +51,7 @@ class Mesh(Stepping, DDPStrategy):
         timeout_minutes: how long a collective may wait.
         replicas: copies of the nets among the data ranks.
         sharded: cut the nets; else every data rank has a copy.
+        sequence: where ranks share layers, cut what stands between their matrices by positions.
         reshard: forget what was gathered for a block behind its forward pass and gather it anew for the backward one.
         sum_every: sum gradients over ranks behind each micro-batch, so that none is ever kept whole.
         gather: dtype in which parameters are gathered and compute; None: their own.
@@ -66,6 +69,7 @@ class Mesh(Stepping, DDPStrategy):
         timeout_minutes: float = 30.0,
         replicas: int = 1,
         sharded: bool = True,
+        sequence: bool = True,
         reshard: bool = True,
         sum_every: bool = False,
         gather: torch.dtype | None = None,
@@ -78,7 +82,7 @@ class Mesh(Stepping, DDPStrategy):
             process_group_backend="nccl" if devices[0].type == "cuda" else "gloo",
             timeout=timedelta(minutes=timeout_minutes),
         )
-        self.grid, self.replicas, self.sharded = grid, replicas, sharded
+        self.grid, self.replicas, self.sharded, self.sequence = grid, replicas, sharded, sequence
         self.reshard, self.sum_every, self.offload = reshard, sum_every, offload
         self.precision = MixedPrecisionPolicy(param_dtype=gather, reduce_dtype=reduce, cast_forward_inputs=False)
         self.mesh: DeviceMesh
@@ -124,6 +128,11 @@ class Mesh(Stepping, DDPStrategy):
             self.lightning_module.to(self.root_device)
 
     # Nets
+
+    def split(self, net: nn.Module) -> None:
+        """Share each layer over the ranks of `tensor`, if there are several."""
+        if self.grid.tensor > 1:
+            tensor.spread(cast(Net, net), self.mesh["tensor"], self.sequence)
 
     def settle(self, net: nn.Module) -> None:
         """Shard a net and give it the memory of its parts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -56,6 +56,11 @@ class Stepping(Strategy):
         """Compile the nets in place."""
         for net in nets.values():
             cast(Any, net).compile_()
+
+    @property
+    def elsewhere(self) -> Mapping[str, torch.Size]:
+        """Shapes of the nets' parameters and buffers that other ranks hold and this one does not, by their names."""
+        return {}
 
     def forward_backward(self, micro_batches: Sequence[T], loss: Callable[[int, T], Tensor]) -> None:
         """Add the gradient of the summed losses, over all micro-batches of all ranks, to every `parameter.grad`.

@@ -18,6 +18,7 @@ import groundup.optimizer.config
 import groundup.schedule.config
 import groundup.strategy.config
 import groundup.strategy.loose_config
+import groundup.strategy.mesh_config
 import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
@@ -127,10 +128,23 @@ class Train:
 
     def _check_layout(self, data: Any) -> None:
         """The strategy must be able to spread this network and batch over the ranks that were or will be started."""
-        if hasattr(self.strategy, "check"):  # a plugin's strategy need not have any
+        if hasattr(self.strategy, "check"):  # a plugin's strategy need not have any, nor what is asked for below
             self.strategy.check(self.launcher.world(), self.model, data)
         if hasattr(self.strategy, "check_optimizer"):
             self.strategy.check_optimizer(self.optimizer.kind)
+        if self.trainer.compile and getattr(self.strategy, "splits_backward", False):
+            raise ConfigError(
+                f"strategy.schedule={self.strategy.schedule}",
+                "takes gradients apart, which a compiled network does not allow",
+                "set trainer.compile=false, or strategy.schedule=1f1b",
+            )
+        for name, callback in self.callback.items():
+            if getattr(callback, "asks_nets", False) and not getattr(self.strategy, "answers", True):
+                raise ConfigError(
+                    f"callback.{name}",
+                    f"asks the whole network, of which strategy={self.strategy.kind} leaves a part on each rank",
+                    f"leave it out: ~callback.{name}",
+                )
 
     def _check_batch_norm(self, data: Any) -> None:
         """Statistics of a micro-batch are those of the step only where there is one, on one rank."""
