@@ -75,9 +75,20 @@ def layouts() -> list[Layout]:
     made += [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (4, 8)]
     for world in (2, 4):
         made.append(Layout(f"ddp {world}", world, ("strategy=ddp",)))
-    made += [
-        Layout(f"ddp 2, micro-batches {ROWS // r}x{r}", 2, ("strategy=ddp", f"data.micro_batch={r}")) for r in (2, 4)
-    ]
+        made.append(Layout(f"fsdp {world}", world, ("strategy=fsdp",)))
+        for schedule in ("gpipe", "1f1b", "interleaved", "zero_bubble", "zero_bubble_v"):
+            way = ("strategy=pipeline", f"strategy.schedule={schedule}")
+            made.append(Layout(f"pipeline {world}, {schedule}", world, way, DECODERS))
+    for rows in (2, 4):
+        cut = f"micro-batches {ROWS // rows}x{rows}"
+        for kind in ("ddp", "fsdp", "tensor"):
+            made.append(Layout(f"{kind} 2, {cut}", 2, (f"strategy={kind}", f"data.micro_batch={rows}")))
+        made.append(Layout(f"pipeline 2, {cut}", 2, ("strategy=pipeline", f"data.micro_batch={rows}"), DECODERS))
+    made.append(Layout("tensor 2", 2, ("strategy=tensor",)))
+    made.append(Layout("tensor 2, whole sequences", 2, ("strategy=tensor", "strategy.sequence=false")))
+    made.append(Layout("fsdp 4, 2 replicas", 4, ("strategy=fsdp", "strategy.replicas=2")))
+    made.append(Layout("tensor 2 x data 2", 4, ("strategy=tensor", "strategy.ranks=2")))
+    made.append(Layout("pipeline 2 x data 2", 4, ("strategy=pipeline", "strategy.ranks=2"), DECODERS))
     return made
 
 
@@ -164,7 +175,12 @@ def overrides(folder: Path, network: str, layout: Layout, steps: int) -> list[st
         f"data.batch_tokens={ROWS * CONTEXT}",
         "data.micro_batch=1",
     ]
-    same += [f"tokens={ROWS * CONTEXT * steps}", f"runs={folder}/{slug(layout)}", f"name={network}"]
+    same += [
+        f"tokens={ROWS * CONTEXT * (steps + 1)}",
+        f"stop_steps={steps}",
+        f"runs={folder}/{slug(layout)}",
+        f"name={network}",
+    ]
     same += ["trainer.precision=fp64", "trainer.compile=false", "trainer.log_every=1", "trainer.validate_every=null"]
     same += ["model.vocabulary=null", "model.context=null", "model.dropout=0.0"]
     same += [
