@@ -18,7 +18,7 @@ from groundup.trainer import segments
 from groundup.trainer.opening import open_run
 
 WINDOWS, ROWS = 4096, 64
-"""Windows that are asked about, one hidden token each, and how many at once."""
+"""Windows that are asked about, and how many at once."""
 
 STACKS = ["model=encoder_decoder", "model.layers=1", "model.encoder_layers=2", "model.width=128", "model.heads=2"]
 STACKS += ["data.context=32", "data.batch_tokens=8192", "data.micro_batch=256"]
@@ -26,11 +26,14 @@ KINDS: dict[str, list[str]] = {
     "causal": [],
     "prefix": ["objective=prefix", "model.mask=prefix"],
     "masked": ["objective=masked", "model=encoder", "model.layers=4", "model.width=192", "model.heads=3"],
-    "span": ["objective=span", "objective.mean=1", *STACKS],
+    "span": ["objective=span", *STACKS],
     "denoise": ["objective=denoise", "objective.mean=1", "objective.permute=false", *STACKS, "model.positions=learned"],
 }
 """Overrides of the default run; two stacks learn to look across in short windows and from short spans first."""
-TOKENS = {"causal": 1_228_800, "prefix": 1_228_800, "masked": 1_228_800, "span": 4_915_200, "denoise": 4_096_000}
+TOKENS = {"causal": 1_228_800, "prefix": 1_228_800, "masked": 1_228_800, "span": 14_745_600, "denoise": 4_096_000}
+
+HIDDEN = {"masked": 1, "span": 3, "denoise": 1}
+"""Tokens that are hidden, one behind the other, in each window that is asked about."""
 
 Asked = tuple[dict[str, Tensor], Tensor]
 """What a network reads, and which of its positions are asked about, (B, T) bool."""
@@ -83,26 +86,29 @@ def hidden_in_place(tokens_BT: Tensor, begins: list[int], mask: int, ahead: bool
     return {"tokens_BT": tokens_BT.masked_fill(asked_BT, mask), "documents_BT": documents_BT}, asked_BT
 
 
-def written(tokens_BT: Tensor, begins: list[int], ahead: bool, stands: int, end: int, whole: bool) -> Asked:
+def written(
+    tokens_BT: Tensor, begins: list[int], ahead: bool, stands: int, end: int, whole: bool, hidden: int
+) -> Asked:
     """A decoder's, whose source has one id instead of each span.
 
     Args:
         tokens_BT: the text.
-        begins: where each row's hidden token stands.
-        ahead: whether what follows it is seen.
-        stands: the id that stands for it.
+        begins: where each row's hidden tokens begin.
+        ahead: whether what follows them is seen.
+        stands: the id that stands for them.
         end: what the decoder begins with.
-        whole: the decoder writes all of the text, else `stands` and the token.
+        whole: the decoder writes all of the text, else `stands` and the tokens.
+        hidden: how many there are.
     """
     sources, seen, read, asked = [], [], [], []
     for row, begin in zip(tokens_BT.tolist(), begins, strict=True):
-        rest = [*row[begin + 1 :], end]
+        span, rest = row[begin : begin + hidden], [*row[begin + hidden :], end]
         sources.append([*row[:begin], stands, *rest])
         seen.append([0] * (begin + 1) + [0 if ahead else -1] * len(rest))
-        target = row if whole else [stands, row[begin]]
+        target = row if whole else [stands, *span]
         first = begin if whole else 1
         read.append([end, *target[:-1]])
-        asked.append([number == first for number in range(len(target))])
+        asked.append([first <= number < first + hidden for number in range(len(target))])
     shown = {"tokens_BT": read, "documents_BT": [[0] * len(row) for row in read]}
     shown |= {"source_BS": sources, "source_documents_BS": seen}
     return {name: torch.tensor(value) for name, value in shown.items()}, torch.tensor(asked)
@@ -113,7 +119,7 @@ def asks(kind: str, vocabulary: int, extra: int, end: int) -> Callable[[Tensor, 
     if kind == "masked":
         return lambda tokens, begins, ahead: hidden_in_place(tokens, begins, vocabulary, ahead)
     stands = vocabulary if kind == "denoise" else vocabulary + extra - 1
-    return lambda tokens, begins, ahead: written(tokens, begins, ahead, stands, end, kind == "denoise")
+    return lambda tokens, begins, ahead: written(tokens, begins, ahead, stands, end, kind == "denoise", HIDDEN[kind])
 
 
 @torch.no_grad()
@@ -124,18 +130,18 @@ def accuracies(kind: str) -> tuple[float, float, int]:
     tokenizer, net = opened.tokenizer, opened.net
     ask = asks(kind, tokenizer.vocabulary, opened.objective.extra_ids, tokenizer.end)
     texts = windows(from_dict("data", segments.read(run)[0]["data"]))
-    draw = np.random.default_rng(0)
+    draw, hidden = np.random.default_rng(0), HIDDEN[kind]
     right, asked = [0, 0], 0
     for start in range(0, len(texts), ROWS):
-        rows = texts[start : start + ROWS, : texts.shape[1] - 1]  # a source is an id longer than its text
+        rows = texts[start : start + ROWS, : texts.shape[1] - hidden]  # a source may be longer than its text
         quarter = rows.shape[1] // 4
-        begins = draw.integers(quarter, rows.shape[1] - quarter - 1, len(rows)).tolist()
-        gold_B = rows[torch.arange(len(rows)), torch.tensor(begins)]
+        begins = draw.integers(quarter, rows.shape[1] - quarter - hidden, len(rows)).tolist()
+        gold = torch.stack([row[begin : begin + hidden] for row, begin in zip(rows, begins, strict=True)])
         for number, ahead in enumerate((True, False)):
             shown, where_BT = ask(rows, begins, ahead)
             best_BT = net(**shown)[..., : tokenizer.vocabulary].argmax(dim=-1)
-            right[number] += int((best_BT[where_BT] == gold_B).sum())
-        asked += len(gold_B)
+            right[number] += int((best_BT[where_BT].view_as(gold) == gold).sum())
+        asked += gold.numel()
     print(f"{kind}: {right[0] / asked:.4f} and {right[1] / asked:.4f} without what follows", file=sys.stderr)
     return right[0] / asked, right[1] / asked, asked
 
