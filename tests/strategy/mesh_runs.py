@@ -18,7 +18,11 @@ from torch.nn import Module
 
 from groundup.core import ranks
 from groundup.core.config import compose, schema
-from groundup.model.parts import held, is_split
+from groundup.core.layout import Grid
+from groundup.model.config import Decoder
+from groundup.model.parts import held, is_split, own
+from groundup.strategy.config import FSDP
+from groundup.strategy.mesh import mesh_of, sum_gradients
 from groundup.verb.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,8 +73,48 @@ def train(runs: Path, cases: list[tuple[str, list[str]]]) -> None:
         config.run()
 
 
+def asked(folder: Path) -> None:
+    """A cut net, asked by its methods: the largest difference from a whole one, before and after its weights change."""
+    config = Decoder(layers=2, width=32, heads=4, context=16, vocabulary=61, tied=True, init="gaussian")
+    torch.manual_seed(0)
+    whole = config.build().double()
+    with torch.device("meta"):
+        net = config.build().double()
+    strategy = FSDP().build("cpu", 1)
+    strategy.mesh = mesh_of("cpu", Grid(data=ranks.world()), 1)
+    strategy.spread(torch.nn.ModuleDict({"model": net}))
+    torch.manual_seed(0)
+    net.begin()
+    tokens = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(ranks.rank()))
+    found = {}
+    for when in ("before", "after"):
+        found[f"likelihoods {when}"] = [n.likelihoods(tokens, tokens)[0] for n in (net, whole)]
+        found[f"decode {when}"] = [n.decode(tokens, n.new_cache(2)).detach() for n in (net, whole)]
+        with torch.no_grad():
+            found[f"forward {when}"] = [n(tokens) for n in (net, whole)]
+            for parameter in (*net.parameters(), *whole.parameters()):
+                own(parameter).mul_(2)
+    for n in (net, whole):
+        n.stream(tokens).square().sum().backward()
+    gradient = whole.trunk.embedding.weight.grad
+    torch.distributed.all_reduce(gradient)
+    found["stream's gradient"] = [_whole(net.trunk.embedding.weight.grad), gradient]
+    copies = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2, 2))]
+    for number, parameter in enumerate(copies):
+        parameter.grad = torch.full_like(parameter, number + 1 + ranks.rank())
+    sum_gradients(copies, strategy.sums_over())
+    world = ranks.world()
+    for number, parameter in enumerate(copies):
+        wanted = world * (number + 1) + world * (world - 1) / 2
+        found[f"copy {number}"] = [parameter.grad, torch.full_like(parameter, wanted)]
+    if ranks.rank() == 0:
+        apart = {name: float((mine - theirs).abs().max()) for name, (mine, theirs) in found.items()}
+        (folder / "asked.json").write_text(json.dumps(apart))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     train(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))
+    asked(Path(sys.argv[1]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -28,7 +28,8 @@ COMMON = [
     "model.layers=2 model.width=32 model.heads=4 model.qk_norm=false model.embedding_norm=false model.gain=true",
     "data.context=32 data.batch_tokens=256 data.micro_batch=2 data.held_out_tokens=256 tokens=768",
     "trainer.compile=false trainer.accelerator=cpu trainer.precision=fp64 trainer.validate_every=2 trainer.log_every=1",
-    "callback=[checkpoint,ema,witness] logger=csv objective.clip=0.1",
+    "callback=[checkpoint,ema,witness,samples] callback.samples.tokens=5 callback.samples.every=2 logger=csv "
+    "objective.clip=0.1",
 ]
 MODELS = {
     "gpt2": "model.positions=learned model.norm=layer model.bias=true model.activation=gelu model.tied=true "
@@ -90,8 +91,8 @@ def two(data, one, tmp_path_factory):
         case(data, "gpt2", "gpt2", "strategy=fsdp data.micro_batch=1"),
         case(data, "again", "gpt2", "strategy=fsdp data.micro_batch=1 stop_steps=2"),
         case(data, "again", "gpt2", "strategy=fsdp data.micro_batch=1"),
-        case(data, "llama", "llama", "strategy=fsdp strategy.reshard=false data.micro_batch=4"),
-        case(data, "experts", "experts", "strategy=ddp stop_steps=2"),
+        case(data, "llama", "llama", "strategy=fsdp strategy.reshard=false"),
+        case(data, "experts", "experts", "strategy=ddp data.micro_batch=8 stop_steps=2"),
         case(data, "experts", "experts", "strategy=fsdp strategy.recompute=full data.micro_batch=8"),
         case(data, "t5", "t5", "strategy=fsdp stop_steps=2"),
     ]
@@ -103,10 +104,13 @@ def four(data, two, tmp_path_factory):
     """Four ranks, all of which hold parts, or two copies of two parts."""
     runs = tmp_path_factory.mktemp("four")
     shutil.copytree(two / "t5", runs / "t5")
+    often = "strategy=fsdp strategy.sum_every=true"
     cases = [
-        case(data, "gpt2", "gpt2", "strategy=fsdp strategy.replicas=2"),
-        case(data, "llama", "llama", "strategy=fsdp strategy.sum_every=true data.micro_batch=1 stop_steps=2"),
-        case(data, "experts", "experts", "strategy=fsdp strategy.replicas=2 strategy.recompute=selective"),
+        case(data, "gpt2", "gpt2", "strategy=fsdp strategy.replicas=2 data.micro_batch=4"),
+        case(data, "llama", "llama", "strategy=fsdp stop_steps=2"),
+        case(
+            data, "experts", "experts", f"{often} strategy.replicas=2 strategy.recompute=selective data.micro_batch=1"
+        ),
         case(data, "t5", "t5", "strategy=fsdp"),
     ]
     launched(runs, 4, cases)
@@ -115,7 +119,8 @@ def four(data, two, tmp_path_factory):
 
 
 def folder_of(run):
-    return next((run / "nano").iterdir())
+    (found,) = (run / "nano").iterdir()
+    return found
 
 
 def rows(run):
@@ -185,18 +190,30 @@ def test_the_finished_weights_are_the_last_averages_whole(four):
         assert torch.equal(value, saved[f"callback/ema/model.{name}"])
 
 
-def test_copies_that_do_not_share_the_processes_evenly_end_with_one_line_and_code_two(data, tmp_path):
-    _, overrides = case(data, "", "gpt2", "callback=[checkpoint] strategy=fsdp strategy.replicas=3")
-    command = [sys.executable, str(ROOT / "train.py"), *overrides, f"runs={tmp_path}"]
-    told = []
+def test_copies_that_do_not_share_the_processes_evenly_end_each_with_one_line_and_code_two(data, tmp_path):
+    overrides = " ".join([*COMMON[:3], "strategy=fsdp", "strategy.replicas=3"]).split()
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, f"data.path={data}", f"runs={tmp_path}"]
     for rank in range(2):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": 1}
         environment = os.environ | {key: str(value) for key, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
         assert done.returncode == 2
-        told += [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    assert len(told) == 1
-    assert "strategy.replicas=3: does not divide 2 processes; choose from 1, 2" in told[0]
+        (told,) = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        assert "strategy.replicas=3: does not divide 2 processes; choose from 1, 2" in told
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_all_ranks_write_samples_together_and_one_keeps_them(one, four, model):
+    wanted, found = ((folder_of(runs / model) / "samples.jsonl").read_text() for runs in (one, four))
+    assert found == wanted
+    assert [json.loads(line)["step"] for line in found.splitlines()] == [2, 2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("name", ["two", "four"])
+def test_a_cut_net_answers_by_any_method_what_the_whole_one_does_also_when_weights_have_changed(name, request):
+    apart = json.loads((request.getfixturevalue(name) / "asked.json").read_text())
+    assert len(apart) == 9
+    assert max(apart.values()) < 1e-12, apart
 
 
 def test_adafactor_is_refused_where_matrices_are_cut():

@@ -157,12 +157,13 @@ def torchrun_environment(**values):
     return base | values
 
 
-@pytest.mark.parametrize("kind", ["single", "ddp", "auto"])
+@pytest.mark.parametrize("kind", ["single", "ddp", "auto", "fsdp"])
 def test_several_devices_without_torchrun_end_with_the_exact_command(environment, kind):
     del environment
     with pytest.raises(ConfigError) as caught:
         from_dict("strategy", {"kind": kind}).build("cpu", 4)
-    command = "torchrun --standalone --nproc-per-node=4 train.py strategy=ddp model.width=128 'name=my run'"
+    spread = "fsdp" if kind == "fsdp" else "ddp"
+    command = f"torchrun --standalone --nproc-per-node=4 train.py strategy={spread} model.width=128 'name=my run'"
     assert str(caught.value).endswith(command)
 
 

@@ -92,6 +92,11 @@ class Block(nn.Module):
             x_BTD = x_BTD + self._drop(self.cross_attention(read_BTD, frame, memory_BSD, cache, wanted_BQ))
         return x_BTD + self._fed(self._normed(x_BTD), routing)
 
+    def remembered(self, memory_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of an encoder's text, as generation keeps them; only for a block that gathers from one."""
+        assert self.cross_attention is not None
+        return self.cross_attention.remembered(memory_BSD)
+
     def _fed(self, x_BTD: Tensor, routing: Routing | None) -> Tensor:
         return self._drop(self.feedforward(x_BTD, routing) if self.sparse else self.feedforward(x_BTD))
 

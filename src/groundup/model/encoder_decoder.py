@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from groundup.model import frame as frames
+from groundup.model.block import Block
 from groundup.model.cache import Cache
 from groundup.model.decoder import Decoder
 from groundup.model.experts import Routing
@@ -116,7 +117,7 @@ class EncoderDecoder(Decoder):
         with torch.compiler.set_stance("force_eager"):
             memory_BSD = self.memory(source_BS, torch.where(there_BS, 0, -1))
             for layer, block in zip(cache.layers, self.trunk.blocks.values(), strict=True):
-                layer.memory = block.cross_attention.remembered(memory_BSD)  # type: ignore[operator,union-attr]
+                layer.memory = cast(Block, block).remembered(memory_BSD)
         cache.memory_mask = there_BS[:, None, None]
 
     @torch.no_grad()

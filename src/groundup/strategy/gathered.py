@@ -35,6 +35,9 @@ def ask_gathered(net: nn.Module) -> None:
     for name in ASKED:
         if hasattr(net, name):
             setattr(net, name, _outermost(net, name, asking))
+    for part in net.modules():
+        if hasattr(part, "remembered"):  # a block's, which `read` asks for by itself
+            register_fsdp_forward_method(part, "remembered")
 
 
 def forget(net: nn.Module) -> None:

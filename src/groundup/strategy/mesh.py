@@ -120,12 +120,18 @@ class Mesh(Stepping, DDPStrategy):
         self.setup_precision_plugin()
 
     def model_to_device(self) -> None:
-        """Move all to the device, where an earlier Trainer took it away; what is offloaded stays."""
+        """Move what is left to the device; what is offloaded stays."""
         assert self.lightning_module is not None
         if self.offload:
             cast(Any, self.lightning_module)._device = self.root_device
         else:
             self.lightning_module.to(self.root_device)
+
+    def teardown(self) -> None:
+        """Leave the parts where they are, to go with the module: after a failure some may stand gathered."""
+        module, self._lightning_module = self._lightning_module, None
+        super().teardown()
+        self._lightning_module = module
 
     # Nets
 

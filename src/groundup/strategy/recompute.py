@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.attention.flex_attention  # registers its operator
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, SelectiveCheckpointContext, checkpoint
 from torch.utils.checkpoint import create_selective_checkpoint_contexts as contexts
