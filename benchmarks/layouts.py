@@ -2,10 +2,11 @@
 
     python benchmarks/layouts.py                     # every network in every layout, about half an hour on two cores
     python benchmarks/layouts.py --world 2 --network llama
+    python benchmarks/layouts.py --cross             # and gone on with from the middle, in each of some layouts
 
 Each row is a run of train.py's own code: so many steps on real text, the same samples, as one torchrun per number
-of ranks starts it. The rows of all ranks together are compared with those of one process. A line is one row in JSON:
-the largest difference of a loss and of a gradient norm as a share of it, and the seconds.
+of ranks starts it. What the run's own metrics hold is compared with those of one process. A line is one row in JSON:
+the largest difference of a loss and of a gradient norm as a share of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,22 +94,57 @@ def layouts() -> list[Layout]:
     return made
 
 
+def crossed() -> list[Layout]:
+    """The layouts that go on with each other's checkpoints."""
+    names = ("single", "ddp 2", "fsdp 2", "tensor 2", "pipeline 2, 1f1b", "fsdp 4", "tensor 2 x data 2")
+    return [layout for layout in layouts() if layout.name in names]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table.
+
+    Attributes:
+        network: of which family.
+        layout: how it is spread.
+        source: the layout whose checkpoint of the middle it goes on with; None: it begins.
+    """
+
+    network: str
+    layout: Layout
+    source: Layout | None = None
+
+    def place(self, folder: Path) -> Path:
+        """Where it stands."""
+        name = self.layout.name if self.source is None else f"{self.source.name} to {self.layout.name}"
+        return folder / "".join(c if c.isalnum() else "-" for c in name)
+
+    def folder(self, folder: Path) -> Path:
+        """Its run folder, once it is there."""
+        (found,) = (self.place(folder) / self.network).iterdir()
+        return found
+
+
 def main(arguments: list[str]) -> int:
     """Run the table, or the part of it that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=int, action="append", help="numbers of ranks (default: all)")
     parser.add_argument("--network", action="append", choices=ALL, help="networks (default: all)")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--cross", action="store_true", help="go on from the middle in other layouts, too")
     parser.add_argument("--ranks", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.ranks:
-        one_rank(Path(options.ranks), options.network, options.steps)
-        return 0
     networks = options.network or list(ALL)
+    if options.ranks:
+        one_rank(Path(options.ranks), networks, options.steps, worlds_of(options.world) if options.cross else None)
+        return 0
     with tempfile.TemporaryDirectory(prefix="groundup-bench-") as place:
         prepare(Path(place))
         for row in table(Path(place), networks, options.world, options.steps):
             peers.emit(benchmark="layouts", **row)
+        if options.cross:
+            for row in crossings(Path(place), networks, options.world, options.steps):
+                peers.emit(benchmark="layouts", **row)
     return 0
 
 
@@ -117,35 +154,61 @@ def prepare(folder: Path) -> None:
     subprocess.run(command, cwd=peers.ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def table(folder: Path, networks: list[str], worlds: list[int] | None, steps: int) -> list[dict[str, Any]]:
+def worlds_of(asked: list[int] | None) -> list[int]:
+    """Numbers of ranks, from one on."""
+    return sorted({layout.world for layout in layouts() if not asked or layout.world in asked} | {1})
+
+
+def begun(networks: list[str], world: int) -> list[Run]:
+    """The runs of so many ranks that begin."""
+    mine = [layout for layout in layouts() if layout.world == world]
+    return [Run(network, layout) for layout in mine for network in networks if network in layout.networks]
+
+
+def continued(networks: list[str], world: int, worlds: list[int]) -> list[Run]:
+    """The runs of so many ranks that go on with another's, of one of these worlds."""
+    some = [layout for layout in crossed() if layout.world in worlds]
+    mine = [(source, layout) for source in some for layout in some if layout.world == world]
+    return [
+        Run(network, layout, source)
+        for source, layout in mine
+        for network in networks
+        if network in layout.networks and network in source.networks
+    ]
+
+
+def table(folder: Path, networks: list[str], worlds: list[int] | None, steps: int) -> Iterator[dict[str, Any]]:
     """A row for each network and layout: one torchrun for each number of ranks runs all of its layouts."""
-    every = layouts()
-    wanted = sorted({layout.world for layout in every if not worlds or layout.world in worlds} | {1})
-    rows = []
-    for world in wanted:
-        begun = time.monotonic()
+    for world in worlds_of(worlds):
         launch(folder, world, networks, steps)
-        print(f"{world} ranks: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-        for network in networks:
-            alone = read(folder, network, every[0])
-            mine = [layout for layout in every if layout.world == world and network in layout.networks]
-            rows += [compared(network, layout, alone, read(folder, network, layout), steps) for layout in mine]
-    return rows
+        for run in begun(networks, world):
+            yield compared(folder, run, Run(run.network, layouts()[0]), steps)
 
 
-def launch(folder: Path, world: int, networks: list[str], steps: int) -> None:
+def crossings(folder: Path, networks: list[str], worlds: list[int] | None, steps: int) -> Iterator[dict[str, Any]]:
+    """A row for each network and pair of layouts; of those that are one, beside its own run that never stopped."""
+    for world in worlds_of(worlds):
+        launch(folder, world, networks, steps, "--cross", *(f"--world={one}" for one in worlds_of(worlds)))
+        for run in continued(networks, world, worlds_of(worlds)):
+            alone = Run(run.network, run.layout if run.source == run.layout else layouts()[0])
+            yield compared(folder, run, alone, steps - steps // 2)
+
+
+def launch(folder: Path, world: int, networks: list[str], steps: int, *more: str) -> None:
     """Run every layout of so many ranks, one after the other, in the same processes."""
+    begin = time.monotonic()
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={world}"]
-    command = [sys.executable, *torchrun, __file__, "--ranks", str(folder), f"--steps={steps}"]
+    command = [sys.executable, *torchrun, __file__, "--ranks", str(folder), f"--steps={steps}", *more]
     command += [f"--network={network}" for network in networks]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(peers.ROOT / "src")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=peers.ROOT)
     if done.returncode:
         raise RuntimeError(f"{world} ranks ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
+    print(f"{world} ranks {' '.join(more)}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
 
-def one_rank(folder: Path, networks: list[str], steps: int) -> None:
-    """What a process of a torchrun does."""
+def one_rank(folder: Path, networks: list[str], steps: int, crossing: list[int] | None) -> None:
+    """What a process of a torchrun does: all that begins, or what goes on with runs of the worlds named."""
     from hydra import compose, initialize_config_dir
 
     import groundup.verb.train  # noqa: F401  # registers the groups
@@ -154,81 +217,63 @@ def one_rank(folder: Path, networks: list[str], steps: int) -> None:
 
     store()
     with initialize_config_dir(str(peers.ROOT / "conf"), version_base="1.3"):
-        for layout in layouts():
-            for network in networks:
-                if layout.world != ranks.world() or network not in layout.networks:
-                    continue
-                config = instantiate(compose("train", overrides=overrides(folder, network, layout, steps)))
-                config.check()
-                config.run()
+        mine = begun(networks, ranks.world())
+        for run in mine if crossing is None else continued(networks, ranks.world(), crossing):
+            print(f"{run.network}, {run.place(folder).name}", flush=True)
+            config = instantiate(compose("train", overrides=overrides(folder, run, steps)))
+            config.check()
+            config.run()
     import torch
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def overrides(folder: Path, network: str, layout: Layout, steps: int) -> list[str]:
+def overrides(folder: Path, run: Run, steps: int) -> list[str]:
     """Of train.py, for a row of the table."""
-    same = [
-        f"data.path={folder}/data",
-        f"data.context={CONTEXT}",
-        f"data.batch_tokens={ROWS * CONTEXT}",
-        "data.micro_batch=1",
-    ]
-    same += [
-        f"tokens={ROWS * CONTEXT * (steps + 1)}",
-        f"stop_steps={steps}",
-        f"runs={folder}/{slug(layout)}",
-        f"name={network}",
-    ]
+    same = [f"data.path={folder}/data", f"data.context={CONTEXT}", f"data.batch_tokens={ROWS * CONTEXT}"]
+    same += [f"tokens={ROWS * CONTEXT * (steps + 1)}", f"stop_steps={steps}"]  # it never ends, and makes no report
+    same += [f"runs={run.place(folder)}", f"name={run.network}", "data.micro_batch=1", "data.held_out_tokens=256"]
     same += ["trainer.precision=fp64", "trainer.compile=false", "trainer.log_every=1", "trainer.validate_every=null"]
-    same += ["model.vocabulary=null", "model.context=null", "model.dropout=0.0"]
-    same += [
-        "callback=[checkpoint]",
-        "data.held_out_tokens=256",
-        "data.workers=0",
-        "data.verify=size",
-        "optimizer=adamw",
-    ]
-    same += ["optimizer.rate=1e-3", "schedule=constant", *NETWORKS[network], *OWN.get(network, ())]
-    own = {word.partition("=")[0]: word for word in [*same, *layout.overrides]}  # a key that comes again counts last
+    same += ["model.vocabulary=null", "model.context=null", "model.dropout=0.0", "data.workers=0", "data.verify=size"]
+    same += ["callback=[checkpoint]", f"callback.checkpoint.every={max(1, steps // 2)}", "optimizer=adamw"]
+    same += ["optimizer.rate=1e-3", "schedule=constant", *NETWORKS[run.network], *OWN.get(run.network, ())]
+    if run.source is not None:
+        middle = Run(run.network, run.source).folder(folder) / "checkpoints" / f"step-{steps // 2}"
+        same += [f"resume={middle}"]
+    own = {word.partition("=")[0]: word for word in [*same, *run.layout.overrides]}  # what comes again counts last
     return list(own.values())
 
 
-def read(folder: Path, network: str, layout: Layout) -> dict[str, list[float]]:
-    """Losses and gradient norms that a run's own metrics hold."""
-    (run,) = (folder / slug(layout) / network).iterdir()
+def read(run: Path, last: int) -> dict[str, list[float]]:
+    """The last losses and gradient norms that a run's own metrics hold."""
     found: dict[str, list[float]] = {"loss": [], "gradient_norm": []}
     with (run / "metrics.csv").open() as lines:
         for line in csv.DictReader(lines):
             name = line["name"].removeprefix("train/")
             if name in found:
                 found[name].append(float(line["value"]))
-    return found
+    if any(len(values) < last for values in found.values()):
+        raise RuntimeError(f"{run} has fewer than {last} steps")
+    return {name: values[-last:] for name, values in found.items()}
 
 
-def compared(
-    network: str, layout: Layout, alone: dict[str, list[float]], mine: dict[str, list[float]], steps: int
-) -> dict[str, Any]:
+def compared(folder: Path, run: Run, alone: Run, last: int) -> dict[str, Any]:
     """A row of the table."""
-    worst = {}
-    for name, values in alone.items():
-        if not len(values) == len(mine[name]) == steps:
-            raise RuntimeError(f"{network}, {layout.name}: {len(mine[name])} values of {name} in {steps} steps")
-        worst[name] = max(abs(a - b) / abs(a) for a, b in zip(values, mine[name], strict=True))
+    wanted, mine = (read(one.folder(folder), last) for one in (alone, run))
+    worst = {
+        name: max(abs(a - b) / abs(a) for a, b in zip(values, mine[name], strict=True))
+        for name, values in wanted.items()
+    }
     return {
-        "network": network,
-        "layout": layout.name,
-        "ranks": layout.world,
-        "steps": steps,
+        "network": run.network,
+        "layout": run.layout.name,
+        **({} if run.source is None else {"from": run.source.name}),
+        "ranks": run.layout.world,
+        "steps": last,
         "loss_differs_by": worst["loss"],
         "norm_differs_by": worst["gradient_norm"],
     }
-
-
-def slug(layout: Layout) -> str:
-    """A folder's name for a layout."""
-    return "".join(c if c.isalnum() else "-" for c in layout.name)
 
 
 if __name__ == "__main__":
