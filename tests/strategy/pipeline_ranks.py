@@ -64,7 +64,7 @@ class Watch(lightning.Callback):
     """Writes down what an objective says of itself."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, Any] = {"loss": [], "norm": [], "held_out": []}
+        self.seen: dict[str, Any] = {"loss": [], "held_out": []}
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self.seen["begin"] = weights(module)
