@@ -12,7 +12,8 @@ from torch import Tensor, distributed
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from groundup.strategy.meeting import Ranks, leave_at_once, meet
+from groundup.strategy.environment import Ranks
+from groundup.strategy.meeting import leave_at_once, meet
 from groundup.strategy.stepping import Stepping
 
 

@@ -20,11 +20,9 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from torch import distributed
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 from torch.distributed import DistError
-from typing_extensions import override
 
 from groundup.core import ranks
 from groundup.core.errors import ConfigError, UserError
@@ -34,54 +32,6 @@ PATIENCE_SECONDS = 60.0
 
 _LOOK_SECONDS = 0.2
 _VERDICT, _SEAT, _ARRIVED, _ENTERED = "verdict", "seat", "arrived", "entered"
-
-
-class Ranks(ClusterEnvironment):
-    """Who is who, for Lightning, whatever launched the processes (see `groundup.core.ranks`)."""
-
-    @property
-    @override
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    @property
-    @override
-    def main_address(self) -> str:
-        return ranks.meeting_place()[0]
-
-    @property
-    @override
-    def main_port(self) -> int:
-        return ranks.meeting_place()[1]
-
-    @staticmethod
-    @override
-    def detect() -> bool:
-        return True
-
-    @override
-    def world_size(self) -> int:
-        return ranks.world()
-
-    @override
-    def set_world_size(self, size: int) -> None:
-        """It is what it is."""
-
-    @override
-    def global_rank(self) -> int:
-        return ranks.rank()
-
-    @override
-    def set_global_rank(self, rank: int) -> None:
-        """It is what it is."""
-
-    @override
-    def local_rank(self) -> int:
-        return ranks.local_rank()
-
-    @override
-    def node_rank(self) -> int:
-        return ranks.rank() // ranks.local_world()
 
 
 def meet(device: torch.device, timeout: timedelta, patience: float = PATIENCE_SECONDS) -> None:
