@@ -21,8 +21,9 @@ from groundup.core.layout import Grid
 from groundup.model.net import Net
 from groundup.model.parts import cut_along, is_split, own
 from groundup.strategy import tensor
+from groundup.strategy.environment import Ranks
 from groundup.strategy.gathered import ask_gathered
-from groundup.strategy.meeting import Ranks, leave_at_once, meet
+from groundup.strategy.meeting import leave_at_once, meet
 from groundup.strategy.recompute import blocks_of
 from groundup.strategy.stepping import Stepping
 

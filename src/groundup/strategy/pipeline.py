@@ -85,6 +85,7 @@ class Pipeline(Mesh):
             schedule.step(target=torch.zeros(len(micro_batches)))
         finally:
             part.turn, part.link = part.stretches, link
+        self.computed()
         self._sum_gradients()
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
