@@ -199,7 +199,9 @@ def test_copies_that_do_not_share_the_processes_evenly_end_each_with_one_line_an
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
         assert done.returncode == 2
         (told,) = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        assert "strategy.replicas=3: does not divide 2 processes; choose from 1, 2" in told
+        assert (
+            "strategy.replicas=3: does not divide the 2 processes that read different samples; choose from 1, 2" in told
+        )
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -20,7 +20,7 @@ from groundup.core.errors import ConfigError
 from groundup.core.layout import Grid
 from groundup.data.config import Shards
 from groundup.model.config import Decoder, EncoderDecoder
-from groundup.strategy.config import Pipeline
+from groundup.strategy.mesh_config import Pipeline
 from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
 
@@ -243,8 +243,8 @@ def refused(*overrides: str) -> str:
     [
         (["model.layers=6"], "model.layers=6: cannot be shared out equally to 4 stages"),
         (["schedule=interleaved", "stages_per_rank=3"], "cannot be shared out equally to 12 stages, 3 on each of 4"),
-        (["ranks=3"], "strategy.ranks=3: does not divide the 4 processes"),
-        (["model.kind=encoder_decoder"], "has no plan for model.kind=encoder_decoder; set strategy=ddp"),
+        (["ranks=3"], "needs a multiple of 3 x 1 processes, pipeline x tensor, and there are 4"),
+        (["model.kind=encoder_decoder"], "has no plan for the layers of model.kind=encoder_decoder; set strategy=fsdp"),
         (["schedule=zero_bubble", "model.positions=t5"], "all layers share a table; set strategy.schedule=1f1b"),
         (["schedule=1f1b", "stages_per_rank=2"], "stages_per_rank=2: does not go with schedule=1f1b; set it to 1"),
         (["schedule=zero_bubble_v", "stages_per_rank=4"], "does not go with schedule=zero_bubble_v; set it to 2"),
@@ -278,8 +278,14 @@ def test_pipeline_ranks_are_farthest_apart():
     ],
 )
 def test_what_does_not_go_with_a_pipeline_is_told_before_anything_is_read(place, monkeypatch, overrides, told):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
+    for name, value in {
+        "WORLD_SIZE": 2,
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 1,
+    }.items():
+        monkeypatch.setenv(name, str(value))
     config: Train = compose.composed(
         ROOT / "conf", "train", f"data.path={place}/data", f"runs={place}/none", *TINY, "strategy=pipeline", *overrides
     )
@@ -288,10 +294,16 @@ def test_what_does_not_go_with_a_pipeline_is_told_before_anything_is_read(place,
 
 
 def test_leaving_out_the_samples_is_what_the_remedy_says(place, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
+    for name, value in {
+        "WORLD_SIZE": 2,
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 1,
+    }.items():
+        monkeypatch.setenv(name, str(value))
     start = [f"data.path={place}/data", f"runs={place}/none", *TINY, "strategy=pipeline", "callback=default"]
     start.remove("callback=[checkpoint,ema]")
     config: Train = compose.composed(ROOT / "conf", "train", *start, "~callback.samples")
     config.check()
-    assert set(config.callback) == {"throughput", "progress", "curves", "ema", "checkpoint"}
+    assert set(config.callback) == {"throughput", "progress", "stragglers", "curves", "ema", "checkpoint"}
