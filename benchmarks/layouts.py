@@ -69,10 +69,15 @@ class Layout:
     networks: tuple[str, ...] = ALL
 
 
-def layouts() -> list[Layout]:
-    """Every layout of the table; the first is what the others are compared with."""
-    made = [Layout("single", 1, ("strategy=single",))]
-    made += [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (4, 8)]
+def layouts(named: str | None = None) -> list[Layout]:
+    """Every layout of the table, or those that have a text in their name, behind the one they are compared with."""
+    single = Layout("single", 1, ("strategy=single",))
+    return [single, *(layout for layout in spread() if named is None or named in layout.name)]
+
+
+def spread() -> list[Layout]:
+    """Every other way to run the same."""
+    made = [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (4, 8)]
     for world in (2, 4):
         made.append(Layout(f"ddp {world}", world, ("strategy=ddp",)))
         made.append(Layout(f"fsdp {world}", world, ("strategy=fsdp",)))
@@ -81,14 +86,22 @@ def layouts() -> list[Layout]:
             made.append(Layout(f"pipeline {world}, {schedule}", world, way, DECODERS))
     for rows in (2, 4):
         cut = f"micro-batches {ROWS // rows}x{rows}"
-        for kind in ("ddp", "fsdp", "tensor"):
-            made.append(Layout(f"{kind} 2, {cut}", 2, (f"strategy={kind}", f"data.micro_batch={rows}")))
+        made += [
+            Layout(f"{kind} 2, {cut}", 2, (f"strategy={kind}", f"data.micro_batch={rows}"))
+            for kind in ("ddp", "fsdp", "tensor")
+        ]
         made.append(Layout(f"pipeline 2, {cut}", 2, ("strategy=pipeline", f"data.micro_batch={rows}"), DECODERS))
     made.append(Layout("tensor 2", 2, ("strategy=tensor",)))
     made.append(Layout("tensor 2, whole sequences", 2, ("strategy=tensor", "strategy.sequence=false")))
     made.append(Layout("fsdp 4, 2 replicas", 4, ("strategy=fsdp", "strategy.replicas=2")))
     made.append(Layout("tensor 2 x data 2", 4, ("strategy=tensor", "strategy.ranks=2")))
     made.append(Layout("pipeline 2 x data 2", 4, ("strategy=pipeline", "strategy.ranks=2"), DECODERS))
+    for sizes in ("1x2x2", "1x2x2 sharded", "2x1x2", "2x2x1", "2x2x2"):
+        pipeline, data, tensor = map(int, sizes[:5].split("x"))
+        way = ("strategy=mesh", f"strategy.pipeline={pipeline}", f"strategy.tensor={tensor}")
+        way = (*way, "strategy.shard=true") if sizes.endswith("sharded") else way
+        fitting = ALL if pipeline == 1 else DECODERS
+        made.append(Layout(f"mesh {sizes}", pipeline * data * tensor, way, fitting))
     return made
 
 
@@ -97,16 +110,17 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=int, action="append", help="numbers of ranks (default: all)")
     parser.add_argument("--network", action="append", choices=ALL, help="networks (default: all)")
+    parser.add_argument("--layout", help="layouts whose names have this in them (default: all)")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--ranks", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.ranks:
-        one_rank(Path(options.ranks), options.network, options.steps)
+        one_rank(Path(options.ranks), options.network, layouts(options.layout), options.steps)
         return 0
     networks = options.network or list(ALL)
     with tempfile.TemporaryDirectory(prefix="groundup-bench-") as place:
         prepare(Path(place))
-        for row in table(Path(place), networks, options.world, options.steps):
+        for row in table(Path(place), networks, options.world, options.layout, options.steps):
             peers.emit(benchmark="layouts", **row)
     return 0
 
@@ -117,14 +131,16 @@ def prepare(folder: Path) -> None:
     subprocess.run(command, cwd=peers.ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def table(folder: Path, networks: list[str], worlds: list[int] | None, steps: int) -> list[dict[str, Any]]:
+def table(
+    folder: Path, networks: list[str], worlds: list[int] | None, named: str | None, steps: int
+) -> list[dict[str, Any]]:
     """A row for each network and layout: one torchrun for each number of ranks runs all of its layouts."""
-    every = layouts()
+    every = layouts(named)
     wanted = sorted({layout.world for layout in every if not worlds or layout.world in worlds} | {1})
     rows = []
     for world in wanted:
         begun = time.monotonic()
-        launch(folder, world, networks, steps)
+        launch(folder, world, networks, named, steps)
         print(f"{world} ranks: {time.monotonic() - begun:.0f} s", file=sys.stderr)
         for network in networks:
             alone = read(folder, network, every[0])
@@ -133,18 +149,18 @@ def table(folder: Path, networks: list[str], worlds: list[int] | None, steps: in
     return rows
 
 
-def launch(folder: Path, world: int, networks: list[str], steps: int) -> None:
+def launch(folder: Path, world: int, networks: list[str], named: str | None, steps: int) -> None:
     """Run every layout of so many ranks, one after the other, in the same processes."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={world}"]
     command = [sys.executable, *torchrun, __file__, "--ranks", str(folder), f"--steps={steps}"]
-    command += [f"--network={network}" for network in networks]
+    command += [f"--network={network}" for network in networks] + ([f"--layout={named}"] if named else [])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(peers.ROOT / "src")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=peers.ROOT)
     if done.returncode:
         raise RuntimeError(f"{world} ranks ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
 
 
-def one_rank(folder: Path, networks: list[str], steps: int) -> None:
+def one_rank(folder: Path, networks: list[str], every: list[Layout], steps: int) -> None:
     """What a process of a torchrun does."""
     from hydra import compose, initialize_config_dir
 
@@ -154,7 +170,7 @@ def one_rank(folder: Path, networks: list[str], steps: int) -> None:
 
     store()
     with initialize_config_dir(str(peers.ROOT / "conf"), version_base="1.3"):
-        for layout in layouts():
+        for layout in every:
             for network in networks:
                 if layout.world != ranks.world() or network not in layout.networks:
                     continue
