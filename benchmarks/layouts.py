@@ -71,10 +71,15 @@ class Layout:
     networks: tuple[str, ...] = ALL
 
 
-def layouts() -> list[Layout]:
-    """Every layout of the table; the first is what the others are compared with."""
-    made = [Layout("single", 1, ("strategy=single",))]
-    made += [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (4, 8)]
+def layouts(named: str | None = None) -> list[Layout]:
+    """Every layout of the table, or those that have a text in their name, behind the one they are compared with."""
+    single = Layout("single", 1, ("strategy=single",))
+    return [single, *(layout for layout in spread() if named is None or named in layout.name)]
+
+
+def spread() -> list[Layout]:
+    """Every other way to run the same."""
+    made = [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (4, 8)]
     for world in (2, 4):
         made.append(Layout(f"ddp {world}", world, ("strategy=ddp",)))
         made.append(Layout(f"fsdp {world}", world, ("strategy=fsdp",)))
@@ -83,21 +88,27 @@ def layouts() -> list[Layout]:
             made.append(Layout(f"pipeline {world}, {schedule}", world, way, DECODERS))
     for rows in (2, 4):
         cut = f"micro-batches {ROWS // rows}x{rows}"
-        for kind in ("ddp", "fsdp", "tensor"):
-            made.append(Layout(f"{kind} 2, {cut}", 2, (f"strategy={kind}", f"data.micro_batch={rows}")))
+        made += [
+            Layout(f"{kind} 2, {cut}", 2, (f"strategy={kind}", f"data.micro_batch={rows}"))
+            for kind in ("ddp", "fsdp", "tensor")
+        ]
         made.append(Layout(f"pipeline 2, {cut}", 2, ("strategy=pipeline", f"data.micro_batch={rows}"), DECODERS))
     made.append(Layout("tensor 2", 2, ("strategy=tensor",)))
     made.append(Layout("tensor 2, whole sequences", 2, ("strategy=tensor", "strategy.sequence=false")))
     made.append(Layout("fsdp 4, 2 replicas", 4, ("strategy=fsdp", "strategy.replicas=2")))
     made.append(Layout("tensor 2 x data 2", 4, ("strategy=tensor", "strategy.ranks=2")))
     made.append(Layout("pipeline 2 x data 2", 4, ("strategy=pipeline", "strategy.ranks=2"), DECODERS))
+    for sizes in ("1x2x2", "1x2x2 sharded", "2x1x2", "2x2x1", "2x2x2"):
+        pipeline, data, tensor = map(int, sizes[:5].split("x"))
+        way = ("strategy=mesh", f"strategy.pipeline={pipeline}", f"strategy.tensor={tensor}")
+        way = (*way, "strategy.shard=true") if sizes.endswith("sharded") else way
+        fitting = ALL if pipeline == 1 else DECODERS
+        made.append(Layout(f"mesh {sizes}", pipeline * data * tensor, way, fitting))
     return made
 
 
-def crossed() -> list[Layout]:
-    """The layouts that go on with each other's checkpoints."""
-    names = ("single", "ddp 2", "fsdp 2", "tensor 2", "pipeline 2, 1f1b", "fsdp 4", "tensor 2 x data 2")
-    return [layout for layout in layouts() if layout.name in names]
+CROSSED = ("single", "ddp 2", "fsdp 2", "tensor 2", "pipeline 2, 1f1b", "fsdp 4", "mesh 1x2x2 sharded", "mesh 2x1x2")
+"""Layouts that go on with each other's checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -130,20 +141,21 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=int, action="append", help="numbers of ranks (default: all)")
     parser.add_argument("--network", action="append", choices=ALL, help="networks (default: all)")
+    parser.add_argument("--layout", help="layouts whose names have this in them (default: all)")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--cross", action="store_true", help="go on from the middle in other layouts, too")
     parser.add_argument("--ranks", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    chosen = [layout for layout in layouts(options.layout) if not options.world or layout.world in {1, *options.world}]
     networks = options.network or list(ALL)
     if options.ranks:
-        one_rank(Path(options.ranks), networks, options.steps, worlds_of(options.world) if options.cross else None)
+        Table(Path(options.ranks), networks, chosen, options.steps).one_rank(options.cross)
         return 0
     with tempfile.TemporaryDirectory(prefix="groundup-bench-") as place:
         prepare(Path(place))
-        for row in table(Path(place), networks, options.world, options.steps):
-            peers.emit(benchmark="layouts", **row)
-        if options.cross:
-            for row in crossings(Path(place), networks, options.world, options.steps):
+        table = Table(Path(place), networks, chosen, options.steps)
+        for crossing in (False, True) if options.cross else (False,):
+            for row in table.rows(arguments, crossing):
                 peers.emit(benchmark="layouts", **row)
     return 0
 
@@ -154,79 +166,80 @@ def prepare(folder: Path) -> None:
     subprocess.run(command, cwd=peers.ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def worlds_of(asked: list[int] | None) -> list[int]:
-    """Numbers of ranks, from one on."""
-    return sorted({layout.world for layout in layouts() if not asked or layout.world in asked} | {1})
+@dataclass(frozen=True)
+class Table:
+    """Rows for each network and layout: one torchrun for each number of ranks runs all of its layouts.
 
+    Attributes:
+        folder: with the data, where the runs go.
+        networks: their families.
+        layouts: the first is what the others are compared with.
+        steps: of each run.
+    """
 
-def begun(networks: list[str], world: int) -> list[Run]:
-    """The runs of so many ranks that begin."""
-    mine = [layout for layout in layouts() if layout.world == world]
-    return [Run(network, layout) for layout in mine for network in networks if network in layout.networks]
+    folder: Path
+    networks: list[str]
+    layouts: list[Layout]
+    steps: int
 
+    def runs(self, world: int, crossing: bool) -> list[Run]:
+        """Those of so many ranks that begin, or that go on with another's."""
+        mine = [layout for layout in self.layouts if layout.world == world]
+        sources: list[Layout | None] = [None]
+        if crossing:
+            mine = [layout for layout in mine if layout.name in CROSSED]
+            sources = [layout for layout in self.layouts if layout.name in CROSSED]
+        return [
+            Run(network, layout, source)
+            for source in sources
+            for layout in mine
+            for network in self.networks
+            if network in layout.networks and (source is None or network in source.networks)
+        ]
 
-def continued(networks: list[str], world: int, worlds: list[int]) -> list[Run]:
-    """The runs of so many ranks that go on with another's, of one of these worlds."""
-    some = [layout for layout in crossed() if layout.world in worlds]
-    mine = [(source, layout) for source in some for layout in some if layout.world == world]
-    return [
-        Run(network, layout, source)
-        for source, layout in mine
-        for network in networks
-        if network in layout.networks and network in source.networks
-    ]
+    def rows(self, arguments: list[str], crossing: bool) -> Iterator[dict[str, Any]]:
+        """Compared with one process; what goes on in its own layout, with its own run that never stopped."""
+        for world in sorted({layout.world for layout in self.layouts}):
+            runs = self.runs(world, crossing)
+            if not runs:
+                continue
+            self.launch(world, [*(word for word in arguments if word != "--cross"), *(["--cross"] if crossing else [])])
+            for run in runs:
+                alone = Run(run.network, run.layout if run.source == run.layout else self.layouts[0])
+                yield compared(self.folder, run, alone, self.steps - self.steps // 2 if crossing else self.steps)
 
+    def launch(self, world: int, arguments: list[str]) -> None:
+        """Start so many ranks, which do all of their runs one after the other."""
+        begin = time.monotonic()
+        ranks = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={world}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *ranks, __file__, "--ranks", str(self.folder)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(peers.ROOT / "src")}
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, cwd=peers.ROOT)
+        if done.returncode:
+            raise RuntimeError(
+                f"{world} ranks ended with {done.returncode}:\n{done.stdout[-800:]}\n{done.stderr[-6000:]}"
+            )
+        print(f"{world} ranks {' '.join(arguments)}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
-def table(folder: Path, networks: list[str], worlds: list[int] | None, steps: int) -> Iterator[dict[str, Any]]:
-    """A row for each network and layout: one torchrun for each number of ranks runs all of its layouts."""
-    for world in worlds_of(worlds):
-        launch(folder, world, networks, steps)
-        for run in begun(networks, world):
-            yield compared(folder, run, Run(run.network, layouts()[0]), steps)
+    def one_rank(self, crossing: bool) -> None:
+        """What a process of a torchrun does."""
+        from hydra import compose, initialize_config_dir
 
+        import groundup.verb.train  # noqa: F401  # registers the groups
+        from groundup.core import ranks
+        from groundup.core.config.compose import instantiate, store
 
-def crossings(folder: Path, networks: list[str], worlds: list[int] | None, steps: int) -> Iterator[dict[str, Any]]:
-    """A row for each network and pair of layouts; of those that are one, beside its own run that never stopped."""
-    for world in worlds_of(worlds):
-        launch(folder, world, networks, steps, "--cross", *(f"--world={one}" for one in worlds_of(worlds)))
-        for run in continued(networks, world, worlds_of(worlds)):
-            alone = Run(run.network, run.layout if run.source == run.layout else layouts()[0])
-            yield compared(folder, run, alone, steps - steps // 2)
+        store()
+        with initialize_config_dir(str(peers.ROOT / "conf"), version_base="1.3"):
+            for run in self.runs(ranks.world(), crossing):
+                print(f"{run.network}, {run.place(self.folder).name}", flush=True)
+                config = instantiate(compose("train", overrides=overrides(self.folder, run, self.steps)))
+                config.check()
+                config.run()
+        import torch
 
-
-def launch(folder: Path, world: int, networks: list[str], steps: int, *more: str) -> None:
-    """Run every layout of so many ranks, one after the other, in the same processes."""
-    begin = time.monotonic()
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={world}"]
-    command = [sys.executable, *torchrun, __file__, "--ranks", str(folder), f"--steps={steps}", *more]
-    command += [f"--network={network}" for network in networks]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(peers.ROOT / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=peers.ROOT)
-    if done.returncode:
-        raise RuntimeError(f"{world} ranks ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
-    print(f"{world} ranks {' '.join(more)}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
-
-
-def one_rank(folder: Path, networks: list[str], steps: int, crossing: list[int] | None) -> None:
-    """What a process of a torchrun does: all that begins, or what goes on with runs of the worlds named."""
-    from hydra import compose, initialize_config_dir
-
-    import groundup.verb.train  # noqa: F401  # registers the groups
-    from groundup.core import ranks
-    from groundup.core.config.compose import instantiate, store
-
-    store()
-    with initialize_config_dir(str(peers.ROOT / "conf"), version_base="1.3"):
-        mine = begun(networks, ranks.world())
-        for run in mine if crossing is None else continued(networks, ranks.world(), crossing):
-            print(f"{run.network}, {run.place(folder).name}", flush=True)
-            config = instantiate(compose("train", overrides=overrides(folder, run, steps)))
-            config.check()
-            config.run()
-    import torch
-
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def overrides(folder: Path, run: Run, steps: int) -> list[str]:

@@ -42,6 +42,17 @@ MODELS = {
     "model.tied=true optimizer=muon",
 }
 
+GRIDS = {
+    "gpt2 over 2 x 1 x 2": ("gpt2", "strategy.pipeline=2 strategy.tensor=2"),
+    "gpt2 from 2 x 1 x 2 to one": ("gpt2", "strategy.pipeline=2 strategy.tensor=2 stop_steps=2"),
+    "llama from one to 2 x 1 x 2": ("llama", "strategy.pipeline=2 strategy.tensor=2 strategy.recompute=full"),
+    "llama in parts over 1 x 2 x 2": ("llama", "strategy.tensor=2 strategy.shard=true"),
+    "experts over 2 x 1 x 2": ("experts", "strategy.pipeline=2 strategy.tensor=2 strategy.schedule=gpipe"),
+    "experts over 2 x 2 x 1": ("experts", "strategy.pipeline=2"),
+    "t5 over 1 x 2 x 2": ("t5", "strategy.tensor=2 strategy.recompute=selective"),
+}
+"""Runs over pipeline x data x tensor ranks: of which model, and how."""
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -100,8 +111,8 @@ def two(data, one, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def four(data, two, tmp_path_factory):
-    """Four ranks, all of which hold parts, or two copies of two parts."""
+def four(data, one, two, tmp_path_factory):
+    """Four ranks, all of which hold parts, or two copies of two parts; and such as share layers."""
     runs = tmp_path_factory.mktemp("four")
     shutil.copytree(two / "t5", runs / "t5")
     often = "strategy=fsdp strategy.sum_every=true"
@@ -113,8 +124,11 @@ def four(data, two, tmp_path_factory):
         ),
         case(data, "t5", "t5", "strategy=fsdp"),
     ]
+    shutil.copytree(one / "half", runs / "llama from one to 2 x 1 x 2")
+    cases += [case(data, name, model, "strategy=mesh", how) for name, (model, how) in GRIDS.items()]
     launched(runs, 4, cases)
-    train(runs, [case(data, "llama", "llama", "strategy=single")])
+    ended = ("llama", "gpt2 from 2 x 1 x 2 to one")
+    train(runs, [case(data, name, name.split()[0], "strategy=single") for name in ended])
     return runs
 
 
@@ -157,6 +171,12 @@ def test_two_ranks_that_hold_halves_train_what_one_process_does(two, one, model)
 def test_four_ranks_train_what_one_process_does(four, one, model):
     """llama ends in one process, t5 began on two ranks; gpt2 and experts have two copies."""
     assert_same_run(four / model, one / model)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_ranks_that_share_layers_and_stages_train_what_one_process_does(four, one, name):
+    """Of checkpoints of other layouts, one is gone on from there, and one of theirs in one process."""
+    assert_same_run(four / name, one / GRIDS[name][0])
 
 
 def test_a_sharded_run_stopped_and_resumed_is_bitwise_the_run_that_was_not(two):
@@ -216,6 +236,27 @@ def test_a_cut_net_answers_by_any_method_what_the_whole_one_does_also_when_weigh
     apart = json.loads((request.getfixturevalue(name) / "asked.json").read_text())
     assert len(apart) == 9
     assert max(apart.values()) < 1e-12, apart
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pipeline": 2, "shard": True}, r"shard=true: does not go with strategy.pipeline=2: .*; set strategy.shard="),
+        ({"replicas": 2, "tensor": 2}, r"replicas=2: needs strategy.shard=true; "),
+        ({"schedule": "gpipe", "tensor": 2}, r"schedule=gpipe: needs strategy.pipeline of at least 2; "),
+        ({"sequence": False, "pipeline": 2}, r"sequence=False: needs strategy.tensor of at least 2; "),
+        ({"tensor": 3}, r"strategy=mesh: needs a multiple of 1 x 3 processes, pipeline x tensor, and there are 8; "),
+    ],
+)
+def test_what_does_not_fit_on_a_grid_is_told_in_one_line(options, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        from_dict("strategy", {"kind": "mesh", **options}).grid(8)
+    assert "\n" not in str(caught.value)
+
+
+def test_ranks_beyond_pipeline_and_tensor_read_other_samples():
+    options = from_dict("strategy", {"kind": "mesh", "pipeline": 2, "tensor": 2})
+    assert [options.share(8, rank) for rank in range(8)] == [(0, 2), (0, 2), (1, 2), (1, 2)] * 2
 
 
 def test_adafactor_is_refused_where_matrices_are_cut():

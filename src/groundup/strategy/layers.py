@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn import functional
 
-from groundup.model import block, experts, trunk
+from groundup.model import block, experts, part, trunk
 from groundup.model.attention import Attention as WholeAttention
 from groundup.model.cross import CrossAttention as WholeCrossAttention
 from groundup.model.feedforward import FeedForward as WholeFeedForward
@@ -76,7 +76,28 @@ class Block(Part, block.Block):
         return x * kept.chunk(count, dim=1)[number]
 
 
-class Trunk(Part, trunk.Trunk):
+class Stream(Part):
+    """Mixed into a trunk: embeddings and what the head reads are whole on every rank, and cut is what lies between."""
+
+    def framed(self, frame: Frame, cut: bool) -> Frame:
+        """Say whether in the pass that begins the stream is cut; the frame of this rank's heads."""
+        self.ranks.sliced = cut
+        if frame.score_bias is None:
+            return frame
+        first, heads = self.ranks.part(frame.score_bias.shape[1])  # ALiBi's, of all heads
+        return frame._replace(score_bias=frame.score_bias[:, first : first + heads])
+
+    def enter(self, x_BTD: Tensor) -> Tensor:
+        """What this rank carries through the blocks."""
+        return self.ranks.moved(x_BTD, WHOLE, POSITIONS, POSITIONS) if self.ranks.sliced else x_BTD
+
+    def end(self, x_BTD: Tensor) -> Tensor:
+        """What the head reads, whole."""
+        ended: Tensor = super().end(x_BTD)  # type: ignore[misc]  # the trunk's
+        return self.ranks.moved(ended, POSITIONS, WHOLE, WHOLE) if self.ranks.sliced else ended
+
+
+class Trunk(Stream, trunk.Trunk):
     """A trunk whose embeddings and blocks are cut; what comes in and goes out is whole on every rank."""
 
     def forward(
@@ -92,17 +113,21 @@ class Trunk(Part, trunk.Trunk):
         **named: Any,
     ) -> Any:
         """As the whole trunk. The stream is cut where its positions divide by the ranks and all are wanted."""
-        ranks = self.ranks
         all_wanted = cache is None and wanted_BQ is None
-        sliced = ranks.sliced = ranks.sequence and all_wanted and tokens_BT.shape[1] % ranks.count == 0
-        if frame.score_bias is not None:  # ALiBi's, of all heads
-            first, heads = ranks.part(frame.score_bias.shape[1])
-            frame = frame._replace(score_bias=frame.score_bias[:, first : first + heads])
+        frame = self.framed(frame, all_wanted and self.ranks.cuts(tokens_BT.shape[1]))
         if memory_BSD is not None:
-            memory_BSD = ranks.shared(memory_BSD)
-        x_BTD = super().forward(tokens_BT, frame, cache, last_B, wanted_BQ, routing, memory_BSD, *arguments, **named)
-        return ranks.moved(x_BTD, POSITIONS, WHOLE, WHOLE) if sliced else x_BTD
+            memory_BSD = self.ranks.shared(memory_BSD)
+        return super().forward(tokens_BT, frame, cache, last_B, wanted_BQ, routing, memory_BSD, *arguments, **named)
 
-    def enter(self, x_BTD: Tensor) -> Tensor:
-        """What this rank carries through the blocks."""
-        return self.ranks.moved(x_BTD, WHOLE, POSITIONS, POSITIONS) if self.ranks.sliced else x_BTD
+
+class Stretches(Stream, part.Part):
+    """Stretches of such a trunk; where the stream is cut, each rank hands its positions on to the next stretch's."""
+
+    def forward(self, tokens_BT: Tensor, frame: Frame, *arguments: Any, **named: Any) -> Any:
+        """As the whole stretches; what comes and goes between them is what this rank has."""
+        frame = self.framed(frame, self.ranks.cuts(tokens_BT.shape[1]))
+        return super().forward(tokens_BT, frame, *arguments, **named)
+
+    def shapes(self, layer: int, rows: int, length: int, routed: bool) -> list[tuple[int, ...]]:
+        """Of what this rank has; see `model.part.Part.shapes`."""
+        return super().shapes(layer, rows, length // self.ranks.count if self.ranks.cuts(length) else length, routed)

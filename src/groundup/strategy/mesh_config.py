@@ -162,6 +162,8 @@ class Sharding(Meshed):
 
         dtypes = {"same": None, "bf16": torch.bfloat16, "fp32": torch.float32}
         return {
+            **super().further(),
+            "sharded": True,
             "replicas": self.replicas,
             "reshard": self.reshard,
             "sum_every": self.sum_every,
@@ -252,13 +254,28 @@ class Staged(Meshed):
         return {**super().further(), "schedule": self.schedule, "each": self.each}
 
 
+@dataclasses.dataclass(kw_only=True)
+class Shared(Meshed):
+    """How each layer is shared by ranks."""
+
+    sequence: bool = option(
+        True,
+        "share what stands between the matrices by positions (sequence parallelism: Korthikanti et al. 2022)",
+        identity=False,
+    )
+
+    def further(self) -> dict[str, Any]:
+        """Further arguments of the strategy."""
+        return {**super().further(), "sequence": self.sequence}
+
+
 @schema("strategy", "fsdp")
 class FSDP(Sharding):
     """Weights, gradients and optimizer state cut over the processes (ZeRO; Zhao et al. 2023); started by torchrun."""
 
 
 @schema("strategy", "tensor")
-class Tensor(Meshed):
+class Tensor(Shared):
     """Each layer shared by processes, which talk in the midst of it (Shoeybi et al. 2019); started by torchrun."""
 
     ranks: int | None = option(
@@ -267,19 +284,10 @@ class Tensor(Meshed):
         at_least=1,
         identity=False,
     )
-    sequence: bool = option(
-        True,
-        "share what stands between the matrices by positions (sequence parallelism: Korthikanti et al. 2022)",
-        identity=False,
-    )
 
     def sizes(self, world: int) -> tuple[int, int]:
         """How many ranks lie along the pipeline, and how many share each layer."""
         return 1, self.ranks or world
-
-    def further(self) -> dict[str, Any]:
-        """Further arguments of the strategy."""
-        return {**super().further(), "sequence": self.sequence}
 
 
 @schema("strategy", "pipeline")
@@ -310,3 +318,65 @@ class Pipeline(Staged):
                 "strategy=pipeline", "this is the only process", f"run: {torchrun(self.ranks or 2, 'pipeline')}"
             )
         return self.ranks or world, 1
+
+
+@schema("strategy", "mesh")
+class Mesh(Sharding, Staged, Shared):
+    """Pipeline, data and tensor ranks in one run (PTD-P: Narayanan et al. 2021); started by torchrun.
+
+    Tensor ranks are neighbours and belong on one machine; those of a pipeline are farthest apart. The ranks that are
+    left over hold copies, or with `shard` parts, and read other samples.
+    """
+
+    pipeline: int = option(1, "processes over which the layers are spread", at_least=1, identity=False)
+    tensor: int = option(1, "processes that share each layer, best on one machine", at_least=1, identity=False)
+    shard: bool = option(
+        False,
+        "cut weights, gradients and optimizer state over the processes that read different samples, as strategy=fsdp "
+        "does; false: each has a copy",
+        identity=False,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for means, used, options in (
+            ("strategy.shard=true", self.shard, Sharding),
+            ("strategy.pipeline of at least 2", self.pipeline > 1, Staged),
+            ("strategy.tensor of at least 2", self.tensor > 1, Shared),
+        ):
+            for name in () if used else _own(options):
+                if (given := getattr(self, name)) != getattr(Mesh, name):
+                    raise ConfigError(f"{name}={given}", f"needs {means}", f"set that, or leave {name} out")
+        if self.shard and self.pipeline > 1:
+            raise ConfigError(
+                "shard=true",
+                f"does not go with strategy.pipeline={self.pipeline}: a stage would gather its weights again for every "
+                "micro-batch",
+                "set strategy.shard=false, or strategy.pipeline=1",
+            )
+
+    @property
+    def answers(self) -> bool:  # type: ignore[override]
+        """Whether each rank can ask a net as a whole."""
+        return self.pipeline == 1
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a rank may have a part of a matrix."""
+        return self.shard or self.tensor > 1
+
+    def sizes(self, world: int) -> tuple[int, int]:
+        """How many ranks lie along the pipeline, and how many share each layer."""
+        del world
+        return self.pipeline, self.tensor
+
+    def further(self) -> dict[str, Any]:
+        """Further arguments of the strategy."""
+        staged = {"schedule", "each"} if self.pipeline == 1 else set()
+        found = {name: value for name, value in super().further().items() if name not in staged}
+        return found | {"sharded": self.shard}
+
+
+def _own(options: type[Meshed]) -> list[str]:
+    """The names of the options that a class adds."""
+    return [field.name for field in dataclasses.fields(options) if field.name in vars(options)]

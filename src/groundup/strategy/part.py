@@ -59,6 +59,10 @@ class Ranks:
         self.mesh, self.sequence, self.sliced = mesh, sequence, False
         self.count, self.number = mesh.size(), mesh.get_local_rank()
 
+    def cuts(self, length: int) -> bool:
+        """Whether the stream of so many positions is cut."""
+        return self.sequence and length % self.count == 0
+
     def enter(self, x_BTD: Tensor) -> Tensor:
         """The stream as a layer whose matrices are cut reads it; gradients of ranks add up (f and g of the papers)."""
         return self.moved(x_BTD, POSITIONS if self.sliced else WHOLE, WHOLE, ADDENDS)

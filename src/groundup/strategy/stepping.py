@@ -38,8 +38,8 @@ class Stepping(Strategy):
         Names of parameters stay; of those that are split, each is a DTensor.
         """
         for net in nets.values():
+            self.split(net)  # may change the classes of blocks
             recompute_blocks(net, self.recompute)
-            self.split(net)
             self.settle(net)
 
     def split(self, net: nn.Module) -> None:

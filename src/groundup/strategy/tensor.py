@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from groundup.core.errors import ConfigError
-from groundup.model import attention, block, cross, experts, feedforward, head, trunk
+from groundup.model import attention, block, cross, experts, feedforward, head, part, trunk
 from groundup.model.positions import Relative
 from groundup.strategy import layers, vocabulary
 from groundup.strategy.cutting import check
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CUT: dict[type[nn.Module], type[Part]] = {
     trunk.Trunk: layers.Trunk,
+    part.Part: layers.Stretches,
     block.Block: layers.Block,
     attention.Attention: layers.Attention,
     cross.CrossAttention: layers.CrossAttention,
@@ -48,7 +49,7 @@ def spread(net: Net, mesh: DeviceMesh, sequence: bool) -> None:
     another dimension of the same mesh.
 
     Args:
-        net: on the mesh's kind of device, or it is moved there.
+        net: on the mesh's kind of device, or it is moved there; it may have been cut to some stretches of its layers.
         mesh: the ranks, in one dimension.
         sequence: cut the stream between attentions and feed-forwards by positions; where these do not divide by the
             ranks, and in generation, it stays whole, at the price of memory alone.
@@ -65,7 +66,8 @@ def spread(net: Net, mesh: DeviceMesh, sequence: bool) -> None:
             module.heads, module.groups = module.heads // ranks.count, max(1, module.groups // ranks.count)
         if isinstance(module, Relative):
             module.heads //= ranks.count
-    _become(net.trunk.embedding, vocabulary.Embedding, ranks)
+    if hasattr(net.trunk, "embedding"):  # a stretch of layers may have none
+        _become(net.trunk.embedding, vocabulary.Embedding, ranks)
     shares = plan(net.config, ranks.number, ranks.count)
     for name, parameter in list(net.named_parameters()):
         share = share_of(name, shares)
