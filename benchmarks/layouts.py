@@ -51,6 +51,7 @@ OWN = {
 """What a network needs beside."""
 
 DECODERS = ("gpt2", "neox", "llama", "nano")
+SHARED = (*DECODERS, "mixtral")
 ALL = tuple(NETWORKS)
 
 
@@ -97,6 +98,12 @@ def spread() -> list[Layout]:
     made.append(Layout("tensor 2, whole sequences", 2, ("strategy=tensor", "strategy.sequence=false")))
     made.append(Layout("fsdp 4, 2 replicas", 4, ("strategy=fsdp", "strategy.replicas=2")))
     made.append(Layout("tensor 2 x data 2", 4, ("strategy=tensor", "strategy.ranks=2")))
+    made.append(Layout("context 2", 2, ("strategy=context",), SHARED))
+    made.append(Layout("context 2, micro-batches 4x2", 2, ("strategy=context", "data.micro_batch=2"), SHARED))
+    made.append(Layout("fsdp 2, context 2", 2, ("strategy=fsdp", "strategy.context=2"), SHARED))
+    made.append(Layout("context 4", 4, ("strategy=context",), SHARED))
+    made.append(Layout("context 2 x data 2", 4, ("strategy=context", "strategy.ranks=2"), SHARED))
+    made.append(Layout("fsdp 4, context 2 x data 2", 4, ("strategy=fsdp", "strategy.context=2"), SHARED))
     made.append(Layout("pipeline 2 x data 2", 4, ("strategy=pipeline", "strategy.ranks=2"), DECODERS))
     for sizes in ("1x2x2", "1x2x2 sharded", "2x1x2", "2x2x1", "2x2x2"):
         pipeline, data, tensor = map(int, sizes[:5].split("x"))

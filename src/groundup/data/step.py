@@ -55,6 +55,12 @@ class Batch:
         every = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in every.items() if tensor is not None}
 
+    def only(self, places: Callable[[int, torch.device], torch.Tensor]) -> Batch:
+        """The same with the targets at some positions alone; see `Step.only`."""
+        mine = places(self.targets_BT.shape[1], self.targets_BT.device)
+        targets_BT = torch.full_like(self.targets_BT, IGNORED).index_copy(1, mine, self.targets_BT[:, mine])
+        return replace(self, targets_BT=targets_BT)
+
     def targets(self) -> torch.Tensor:
         """How many positions are predicted, a scalar on the batch's device."""
         return (self.targets_BT >= 0).sum()
@@ -92,6 +98,14 @@ class Step:
     first_sample: int
     micro_batches: list[Batch]
     micro_numbers: list[int]
+
+    def only(self, places: Callable[[int, torch.device], torch.Tensor]) -> Step:
+        """The same with the targets at some positions of each row alone, where other ranks have the others.
+
+        Args:
+            places: given how many positions there are and a device, which.
+        """
+        return replace(self, micro_batches=[batch.only(places) for batch in self.micro_batches])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Step:
         """The same on a device."""

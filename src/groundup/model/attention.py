@@ -100,8 +100,7 @@ class Attention(Heads):
                 query, key = self.query_norm(query), self.key_norm(key)
             if frame.rotation is not None and asked.rotation is not None:
                 query, key = rotate(query, *asked.rotation), rotate(key, *frame.rotation)
-        if cache is not None:
-            key, value = cache.extend(key, value, frame.slots, frame.used)
+        key, value = self.known(key, value, frame, cache)
         score_bias = asked.score_bias
         if self.relative is not None and asked.distances is not None:
             score_bias = self.scale * self.relative.scores(query, asked.distances)
@@ -120,6 +119,10 @@ class Attention(Heads):
         )
         mixed: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
         return mixed
+
+    def known(self, key: Tensor, value: Tensor, frame: Frame, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
+        """Keys and values that queries may see, (B, S, K, C) each: these, behind those of the cache if there is one."""
+        return (key, value) if cache is None else cache.extend(key, value, frame.slots, frame.used)
 
 
 def attend(

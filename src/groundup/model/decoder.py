@@ -48,8 +48,6 @@ class Decoder(Net):
         Raises:
             ValueError: the window is longer than the context, or tokens are given to a causal network.
         """
-        if prefix_BT is not None and self.config.mask != "prefix":
-            raise ValueError("a causal network sees nothing ahead; build it with mask=prefix")
         routing = Routing() if with_routing else None
         x_BTD = self.stream(tokens_BT, documents_BT, positions_BT, prefix_BT, routing)
         return self.answer(x_BTD, targets_BT, with_log_z, routing)
@@ -61,11 +59,19 @@ class Decoder(Net):
         positions_BT: Tensor | None = None,
         prefix_BT: Tensor | None = None,
         routing: Routing | None = None,
+        places_T: Tensor | None = None,
     ) -> Tensor:
-        """What stands at each position behind the last block, (B, T, E); arguments as for `forward`."""
+        """What stands at each position behind the last block, (B, T, E); other arguments as for `forward`.
+
+        Args:
+            places_T: the positions that are computed here, where others compute the rest; None: all.
+        """
+        if prefix_BT is not None and self.config.mask != "prefix":
+            raise ValueError("a causal network sees nothing ahead; build it with mask=prefix")
         self.expect_room(tokens_BT)
-        frame = frames.window(self.config, tokens_BT, documents_BT, positions_BT, self._dtype, prefix_BT)
-        found: Tensor = self.trunk(tokens_BT, frame, routing=routing)
+        frame = frames.window(self.config, tokens_BT, documents_BT, positions_BT, self._dtype, prefix_BT, places_T)
+        asking_BT = tokens_BT if places_T is None else tokens_BT[:, places_T]
+        found: Tensor = self.trunk(asking_BT, frame, routing=routing)
         return found
 
     def new_cache(

@@ -29,6 +29,10 @@ class Routing:
         """Take up a layer's."""
         self.layers.append(losses_B2)
 
+    def means(self, logits_BTE: Tensor, index_BTK: Tensor) -> Tensor:
+        """`router_means` of whole rows, which are all here."""
+        return router_means(logits_BTE, index_BTK)
+
 
 class Bank(nn.Module):
     """A matrix per expert."""
@@ -63,7 +67,7 @@ class Experts(nn.Module):
         logits_BTE = logits_BTE.to(torch.promote_types(logits_BTE.dtype, torch.float32))
         top_BTK, index_BTK = logits_BTE.topk(self.chosen, dim=-1)
         if routing is not None:
-            routing.append(router_losses(logits_BTE, index_BTK))
+            routing.append(uneven(routing.means(logits_BTE, index_BTK)))
         share_BTK = top_BTK.softmax(dim=-1).to(x_BTD.dtype)
         eager: Any = torch.compiler.disable  # how many positions an expert reads is known only when it is run
         mixed_ND: Tensor = eager(self._read)(x_BTD.flatten(0, 1), index_BTK.flatten(0, 1), share_BTK.flatten(0, 1))
@@ -85,8 +89,18 @@ class Experts(nn.Module):
         return functional.linear(activated(self.activation, up_NF, gate_NF), self.down.weight[number])
 
 
+def router_means(logits_BTE: Tensor, index_BTK: Tensor) -> Tensor:
+    """Means over the positions of each row, (B, 2E + 1), of which `router_losses` are made.
+
+    They are the share of choices that fall on each expert, its probability, and the squared log-partition.
+    """
+    falls_BE = functional.one_hot(index_BTK, logits_BTE.shape[-1]).to(logits_BTE.dtype).mean(dim=(1, 2))
+    z_B = logits_BTE.logsumexp(dim=-1).square().mean(dim=1)
+    return torch.cat((falls_BE, logits_BTE.softmax(dim=-1).mean(dim=1), z_B[:, None]), dim=1)
+
+
 def router_losses(logits_BTE: Tensor, index_BTK: Tensor) -> Tensor:
-    """How router_losses a router is, and how large its logits are, over each row: (B, 2).
+    """How uneven a router is, and how large its logits are, over each row: (B, 2).
 
     The first is E sum_e f_e P_e, with f_e the share of choices that fall on expert e and P_e its mean probability: 1
     where all are alike, E where one has all (Fedus et al. 2022, equations 4 to 6). The second is the mean squared
@@ -96,9 +110,12 @@ def router_losses(logits_BTE: Tensor, index_BTK: Tensor) -> Tensor:
         logits_BTE: of the router.
         index_BTK: the experts chosen.
     """
-    experts = logits_BTE.shape[-1]
-    falls_BE = functional.one_hot(index_BTK, experts).to(logits_BTE.dtype).mean(dim=(1, 2))
-    mean_BE = logits_BTE.softmax(dim=-1).mean(dim=1)
-    balance_B = experts * (falls_BE * mean_BE).sum(dim=-1)
-    z_B = logits_BTE.logsumexp(dim=-1).square().mean(dim=1)
+    return uneven(router_means(logits_BTE, index_BTK))
+
+
+def uneven(means_BM: Tensor) -> Tensor:
+    """`router_losses` by the means of rows."""
+    experts = means_BM.shape[1] // 2
+    falls_BE, mean_BE, z_B1 = torch.split(means_BM, [experts, experts, 1], dim=1)
+    balance_B, z_B = experts * (falls_BE * mean_BE).sum(dim=-1), z_B1[:, 0]
     return torch.stack((balance_B, z_B), dim=-1)

@@ -36,6 +36,7 @@ class Frame(NamedTuple):
         blocks: it as that takes it.
         sliding_blocks: likewise, for layers with a sliding window.
         window: of these layers.
+        places: (T,) int64, where in their window the positions stand, of which there are more; None: they are all.
     """
 
     positions: Tensor
@@ -53,6 +54,7 @@ class Frame(NamedTuple):
     blocks: BlockMask | None = None
     sliding_blocks: BlockMask | None = None
     window: int | None = None
+    places: Tensor | None = None
 
 
 def window(
@@ -62,8 +64,9 @@ def window(
     positions_BT: Tensor | None,
     dtype: torch.dtype,
     prefix_BT: Tensor | None = None,
+    places_T: Tensor | None = None,
 ) -> Frame:
-    """The frame of whole windows, as in training.
+    """The frame of whole windows, as in training, or of some of their positions, which see the keys of all.
 
     Args:
         config: the network.
@@ -72,6 +75,7 @@ def window(
         positions_BT: position of each token; None: 0, 1, ... in every row.
         dtype: of the network's parameters.
         prefix_BT: whether a token is seen by all of its document; None: none is.
+        places_T: where these positions stand; None: all are asked for.
     """
     B, T = tokens_BT.shape
     positions = torch.arange(T, device=tokens_BT.device) if positions_BT is None else positions_BT
@@ -79,25 +83,28 @@ def window(
     if documents_BT is not None and config.shift:
         joined = torch.zeros_like(documents_BT, dtype=torch.bool)
         joined[:, 1:] = documents_BT[:, 1:] == documents_BT[:, :-1]
+        joined = joined if places_T is None else joined[:, places_T]
     rows = B if documents_BT is not None or prefix_BT is not None or positions.dim() == 2 else 1
     full = config.mask == "full"
-    sees = Mask(positions.view(-1, T), documents_BT, prefix_BT=prefix_BT, full=full)
-    distances, alibi = _distances(config, positions, positions)
-    rotation = _rotation(config, positions, dtype)
+    sees = Mask(positions.view(-1, T), documents_BT, prefix_BT=prefix_BT, full=full, places_T=places_T)
+    asking = positions if places_T is None else positions[..., places_T]
+    distances, alibi = _distances(config, asking, positions)
+    rotation, queries = _rotation(config, asking, dtype), asking.shape[-1]
     if config.kernel == "flex":
         near = sees._replace(window=config.sliding_window)
         return Frame(
-            positions,
+            asking,
             rotation,
             None,
             joined=joined,
             sees=sees,
-            blocks=blocks(sees, rows, T, T),
-            sliding_blocks=blocks(near, rows, T, T) if config.sliding_layers else None,
+            blocks=blocks(sees, rows, queries, T),
+            sliding_blocks=blocks(near, rows, queries, T) if config.sliding_layers else None,
             window=config.sliding_window,
+            places=places_T,
         )
-    mask, sliding_mask = _masks(config, sees, rows, T)
-    return Frame(positions, rotation, mask, not full, sliding_mask, distances, alibi, joined)
+    mask, sliding_mask = _masks(config, sees, rows, queries, T)
+    return Frame(asking, rotation, mask, not full, sliding_mask, distances, alibi, joined, places=places_T)
 
 
 def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype) -> Frame:
@@ -116,7 +123,8 @@ def branched(config: Config, branches_BT: Tensor, positions_BT: Tensor, dtype: t
     """
     if config.shift or config.mask == "prefix":
         raise ValueError("a network that shifts tokens, or sees ahead in a prefix, reads no branches")
-    mask, sliding_mask = _masks(config, Mask(positions_BT, None, branches_BT), *branches_BT.shape)
+    B, T = branches_BT.shape
+    mask, sliding_mask = _masks(config, Mask(positions_BT, None, branches_BT), B, T, T)
     distances, alibi = _distances(config, positions_BT, positions_BT)
     return Frame(positions_BT, _rotation(config, positions_BT, dtype), mask, True, sliding_mask, distances, alibi)
 
@@ -239,13 +247,13 @@ def _behind(
     return Frame(positions_BT, rotation, mask, True, sliding_mask, distances, alibi, slots=slots_BT, used=used)
 
 
-def _masks(config: Config, sees: Mask, rows: int, length: int) -> tuple[Tensor | None, Tensor | None]:
+def _masks(config: Config, sees: Mask, rows: int, queries: int, keys: int) -> tuple[Tensor | None, Tensor | None]:
     """The masks of layers that see all and of those with a sliding window; None: causal, or no such layer."""
-    bare = sees.documents_BT is None and sees.branches_BT is None and sees.prefix_BT is None
-    mask = None if bare else dense(sees, rows, length, length)
+    bare = all(field is None for field in (sees.documents_BT, sees.branches_BT, sees.prefix_BT, sees.places_T))
+    mask = None if bare else dense(sees, rows, queries, keys)
     if not config.sliding_layers:
         return mask, None
-    return mask, dense(sees._replace(window=config.sliding_window), rows, length, length)
+    return mask, dense(sees._replace(window=config.sliding_window), rows, queries, keys)
 
 
 def _rows(table: Tensor, wanted_BQ: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class Mask(NamedTuple):
         prefix_BT: bool, whether a token is seen by all of its document, also by those before it; None: none is.
         full: all tokens are (encoders).
         sources_BS: documents of the keys, where they are another text's than the queries (cross-attention).
+        places_T: where among the keys the queries stand; None: at their own number.
     """
 
     positions_BT: Tensor  # noqa: N815
@@ -33,10 +34,13 @@ class Mask(NamedTuple):
     prefix_BT: Tensor | None = None  # noqa: N815
     full: bool = False
     sources_BS: Tensor | None = None  # noqa: N815
+    places_T: Tensor | None = None  # noqa: N815
 
     def __call__(self, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Bool, of the indices' common shape."""
         del head
+        if self.places_T is not None:
+            query = self.places_T[query]
         seen = (key >= 0) & (query >= 0) if self.full else key <= query
         if self.prefix_BT is not None:
             seen = seen | self.prefix_BT[row, key]

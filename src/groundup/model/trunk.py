@@ -32,10 +32,8 @@ class Shift(nn.Module):
         self.gate = nn.Linear(self.channels, 1, bias=False)
         self.scale = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x_BTD: Tensor, joined_BT: Tensor | None, previous_BD: Tensor | None) -> Tensor:
-        """(B, T, D) to (B, T, D); `previous_BD` stands before the first vector."""
-        first = torch.zeros_like(x_BTD[:, :1]) if previous_BD is None else previous_BD[:, None].to(x_BTD.dtype)
-        before_BTD = torch.cat((first, x_BTD[:, :-1]), dim=1)
+    def forward(self, x_BTD: Tensor, before_BTD: Tensor, joined_BT: Tensor | None) -> Tensor:
+        """(B, T, D) to (B, T, D); `before_BTD` is what stands before each."""
         gate_BT1 = self.scale * torch.sigmoid(self.gate(x_BTD[..., : self.channels]))
         if joined_BT is not None:
             gate_BT1 = gate_BT1 * joined_BT[..., None]
@@ -94,6 +92,12 @@ class Trunk(nn.Module):
         """What of the stream is carried through the blocks here: all of it, where no other process has a part."""
         return x_BTD
 
+    def before(self, x_BTD: Tensor, frame: Frame, previous_BD: Tensor | None) -> Tensor:
+        """The vector before each, (B, T, D): before the first `previous_BD`, or zeros."""
+        del frame
+        first = torch.zeros_like(x_BTD[:, :1]) if previous_BD is None else previous_BD[:, None].to(x_BTD.dtype)
+        return torch.cat((first, x_BTD[:, :-1]), dim=1)
+
     def forward(
         self,
         tokens_BT: Tensor,
@@ -144,7 +148,8 @@ class Trunk(nn.Module):
             x_BTD = self.embedding_norm(x_BTD)
         if self.shift is not None:
             unshifted_BTD = x_BTD
-            x_BTD = self.shift(x_BTD, frame.joined, None if cache is None else cache.previous)
+            before_BTD = self.before(x_BTD, frame, None if cache is None else cache.previous)
+            x_BTD = self.shift(x_BTD, before_BTD, frame.joined)
             if cache is not None:
                 cache.previous = unshifted_BTD[torch.arange(len(tokens_BT), device=x_BTD.device), last_B].to(
                     cache.previous.dtype

@@ -1,4 +1,4 @@
-"""Which networks can be shared layer by layer over ranks; how that is done is said elsewhere, and needs torch."""
+"""Which networks can be shared over ranks, by layers or by positions; how is said elsewhere, and needs torch."""
 
 from __future__ import annotations
 
@@ -49,4 +49,36 @@ def check(config: Config, ranks: int) -> None:
     if config.vocabulary is not None and -(-config.vocabulary // ranks) * (ranks - 1) >= config.vocabulary:
         raise ConfigError(
             where, f"leaves a rank without ids of model.vocabulary={config.vocabulary}", "use fewer tensor ranks"
+        )
+
+
+def check_context(config: Config, ranks: int, length: int | None = None) -> None:
+    """Find what cannot compute the positions of a window on so many ranks.
+
+    Args:
+        config: the network.
+        ranks: how many.
+        length: positions of a window; None: not known yet.
+
+    Raises:
+        ConfigError: with the length that does not divide, or the option without a plan.
+    """
+    if ranks == 1:
+        return
+    where = f"strategy.context={ranks}"
+    kind = getattr(config, "kind", None)
+    if kind != "decoder":
+        raise ConfigError(where, f"has no plan for model={kind}", "use model=decoder, or strategy=fsdp without it")
+    for name in ("dropout", "attention_dropout", "embedding_dropout"):
+        if getattr(config, name):
+            raise ConfigError(
+                where,
+                f"has no plan for model.{name}={getattr(config, name)}: ranks would draw for positions of their own",
+                f"set model.{name}=0",
+            )
+    if length is not None and length % (2 * ranks):
+        raise ConfigError(
+            f"data.context={length}",
+            f"cannot be cut into {2 * ranks} equal chunks, two for each of strategy.context={ranks} ranks",
+            f"choose a multiple of {2 * ranks}",
         )

@@ -20,7 +20,7 @@ from torch.distributed.tensor import Shard
 from groundup.core.layout import Grid
 from groundup.model.net import Net
 from groundup.model.parts import cut_along, is_split, own
-from groundup.strategy import tensor
+from groundup.strategy import context, tensor
 from groundup.strategy.environment import Ranks
 from groundup.strategy.gathered import ask_gathered
 from groundup.strategy.meeting import leave_at_once, meet
@@ -44,7 +44,8 @@ class Mesh(Stepping, DDPStrategy):
     are copies of each other (hybrid sharding). Gradients end as the sum over ranks, not the mean, since losses are
     already divided by the global count.
 
-    Before that, the ranks along the grid's `tensor` share each layer.
+    Before that, the ranks along the grid's `tensor` share each layer, and those along `context` the positions of each
+    sample.
 
     Args:
         devices: of the processes on this machine, by local rank.
@@ -87,6 +88,7 @@ class Mesh(Stepping, DDPStrategy):
         self.reshard, self.sum_every, self.offload = reshard, sum_every, offload
         self.precision = MixedPrecisionPolicy(param_dtype=gather, reduce_dtype=reduce, cast_forward_inputs=False)
         self.mesh: DeviceMesh
+        self.shares: context.Shares | None = None
 
     def _configure_launcher(self) -> None:
         """Leave launching to torchrun."""
@@ -137,9 +139,12 @@ class Mesh(Stepping, DDPStrategy):
     # Nets
 
     def split(self, net: nn.Module) -> None:
-        """Share each layer over the ranks of `tensor`, if there are several."""
+        """Share each layer over the ranks of `tensor`, and positions over those of `context`, if there are several."""
         if self.grid.tensor > 1:
             tensor.spread(cast(Net, net), self.mesh["tensor"], self.sequence)
+        if self.grid.context > 1:
+            mesh = context_of(self.root_device.type, self.grid)
+            self.shares = context.spread(cast(Net, net), mesh)
 
     def settle(self, net: nn.Module) -> None:
         """Shard a net and give it the memory of its parts.
@@ -181,6 +186,11 @@ class Mesh(Stepping, DDPStrategy):
             cast(Any, net).compile_(blocks=True) if self.sharded else cast(Any, net).compile_()
 
     # Steps
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """Move a Step to the device; of its targets, keep those of this rank's positions, so that all count once."""
+        moved = super().batch_to_device(batch, device, dataloader_idx)
+        return moved if self.shares is None else moved.only(self.shares.places)
 
     def forward_backward(self, micro_batches: Sequence[T], loss: Callable[[int, T], Tensor]) -> None:
         """Add the gradient over all ranks; see `Stepping`."""
@@ -261,6 +271,15 @@ def mesh_of(kind: str, grid: Grid, replicas: int) -> DeviceMesh:
     if key not in _meshes:  # a run's segments share their process groups
         _meshes[key] = init_device_mesh(kind, tuple(kept.values()), mesh_dim_names=tuple(kept))
     return _meshes[key]
+
+
+def context_of(kind: str, grid: Grid) -> DeviceMesh:
+    """The ranks that read the same samples as this one and compute other positions, in one dimension."""
+    sizes = {"apart": grid.pipeline * grid.data, "context": grid.context, "tensor": grid.tensor}
+    key = (kind, tuple(sizes.items()), distributed.group.WORLD)
+    if key not in _meshes:
+        _meshes[key] = init_device_mesh(kind, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    return _meshes[key]["context"]
 
 
 _meshes: dict[Any, DeviceMesh] = {}

@@ -14,6 +14,8 @@ from groundup.core.config import option, schema
 from groundup.core.errors import ConfigError
 from groundup.core.layout import Grid, global_micro_batches
 from groundup.strategy.config import Layout, devices_here, torchrun
+from groundup.strategy.cutting import check as check_cut
+from groundup.strategy.cutting import check_context
 
 if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
@@ -36,34 +38,46 @@ class Meshed(Layout):
         del world
         return 1, 1
 
+    def along_context(self, world: int) -> int:
+        """Over how many ranks the positions of each sample are spread."""
+        del world
+        return 1
+
     def grid(self, world: int) -> Grid:
         """How `world` ranks are laid out; those that are left over read other samples.
 
         Raises:
             ConfigError: they cannot be.
         """
-        pipeline, tensor = self.sizes(world)
-        if world % (pipeline * tensor):
+        (pipeline, tensor), context = self.sizes(world), self.along_context(world)
+        each = pipeline * context * tensor
+        if world % each:
             raise ConfigError(
                 f"strategy={self.kind}",
-                f"needs a multiple of {pipeline} x {tensor} processes, pipeline x tensor, and there are {world}",
-                f"run: {torchrun(pipeline * tensor, self.kind)}",
+                f"needs a multiple of {pipeline} x {context} x {tensor} processes, pipeline x context x tensor, and "
+                f"there are {world}",
+                f"run: {torchrun(each, self.kind)}",
             )
-        return Grid(pipeline=pipeline, data=world // (pipeline * tensor), tensor=tensor)
+        return Grid(pipeline=pipeline, data=world // each, context=context, tensor=tensor)
 
     def check(self, world: int, model: Any, data: Any) -> None:
         """Find a network or a batch that cannot be laid out so; see `Layout.check`."""
         grid = self.grid(world)
-        if grid.tensor > 1:
+        if grid.tensor > 1 or grid.context > 1:
             if data.kind == "examples":
                 raise ConfigError(
                     f"strategy={self.kind}",
                     "has no plan for the head of objective=finetune",
                     "set strategy=ddp or fsdp",
                 )
-            from groundup.strategy.cutting import check as check_cut
-
             check_cut(model, grid.tensor)
+            check_context(model, grid.context, data.context)
+        if grid.context > 1 and grid.pipeline > 1:
+            raise ConfigError(
+                f"strategy.context={grid.context}",
+                f"has no plan for a pipeline of {grid.pipeline} ranks",
+                "set one of them to 1",
+            )
 
     def check_optimizer(self, kind: str) -> None:
         """Adafactor's means run over whole matrices.
@@ -148,11 +162,12 @@ class Sharding(Meshed):
             ConfigError: they do not.
         """
         super().check(world, model, data)
-        among = self.grid(world).data
+        grid = self.grid(world)
+        among = grid.data * grid.context
         if among % self.replicas:
             raise ConfigError(
                 f"strategy.replicas={self.replicas}",
-                f"does not divide the {among} processes that read different samples",
+                f"does not divide the {among} processes that see different tokens",
                 f"choose from {', '.join(str(n) for n in range(1, among + 1) if among % n == 0)}",
             )
 
@@ -273,6 +288,19 @@ class Shared(Meshed):
 class FSDP(Sharding):
     """Weights, gradients and optimizer state cut over the processes (ZeRO; Zhao et al. 2023); started by torchrun."""
 
+    context: int = option(
+        1,
+        "processes that compute positions of the same samples, for long contexts; a context is cut into two chunks for "
+        "each, and weights are cut over all processes",
+        at_least=1,
+        identity=False,
+    )
+
+    def along_context(self, world: int) -> int:
+        """Over how many ranks the positions of each sample are spread."""
+        del world
+        return self.context
+
 
 @schema("strategy", "tensor")
 class Tensor(Shared):
@@ -288,6 +316,25 @@ class Tensor(Shared):
     def sizes(self, world: int) -> tuple[int, int]:
         """How many ranks lie along the pipeline, and how many share each layer."""
         return 1, self.ranks or world
+
+
+@schema("strategy", "context")
+class Context(Meshed):
+    """The positions of each sample spread over processes, which gather keys and values; started by torchrun.
+
+    Llama 3 does so for long contexts (Dubey et al. 2024, section 3.3.2). Each process has a copy of the weights.
+    """
+
+    ranks: int | None = option(
+        None,
+        "processes that compute positions of the same samples; others read other samples; null: all",
+        at_least=1,
+        identity=False,
+    )
+
+    def along_context(self, world: int) -> int:
+        """Over how many ranks the positions of each sample are spread."""
+        return self.ranks or world
 
 
 @schema("strategy", "pipeline")
