@@ -19,7 +19,7 @@ from torch.distributed.tensor import Shard
 
 from groundup.core.layout import Grid
 from groundup.model.net import Net
-from groundup.model.parts import cut_along, is_split, own
+from groundup.model.parts import cut_along, own
 from groundup.strategy import context, tensor
 from groundup.strategy.environment import Ranks
 from groundup.strategy.gathered import ask_gathered
@@ -305,11 +305,18 @@ def sum_gradients(parameters: Sequence[nn.Parameter], groups: Sequence[distribut
 
 
 def _along(parameter: nn.Parameter, ways: int) -> Shard | None:
-    """Along which dimension to cut: the first, unless that leaves some ranks with little and another is even."""
-    shape = own(parameter).shape if is_split(parameter) else parameter.shape
-    if -(-shape[0] // ways) * ways <= WASTE * shape[0]:
+    """Along which dimension to cut: the first, unless that leaves some ranks with little and another is even.
+
+    Of what tensor ranks share, the longest part counts, so that all of them cut alike.
+    """
+    shared = [1] * parameter.dim()
+    for group, dimension in cut_along(parameter):
+        shared[dimension] = group.size()
+    most = -(-parameter.shape[0] // shared[0])
+    if -(-most // ways) * ways <= WASTE * most:
         return None
-    return next((Shard(i) for i, length in enumerate(shape) if length % ways == 0), None)
+    lengths = zip(parameter.shape, shared, strict=True)
+    return next((Shard(i) for i, (length, among) in enumerate(lengths) if length % (among * ways) == 0), None)
 
 
 def _names(mesh: DeviceMesh) -> tuple[str, ...]:
