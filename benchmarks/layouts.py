@@ -3,6 +3,7 @@
     python benchmarks/layouts.py                     # every network in every layout, about half an hour on two cores
     python benchmarks/layouts.py --world 2 --network llama
     python benchmarks/layouts.py --cross             # and gone on with from the middle, in each of some layouts
+    python benchmarks/layouts.py --layout "mesh 2x1x2" --network gpt2
 
 Each row is a run of train.py's own code: so many steps on real text, the same samples, as one torchrun per number
 of ranks starts it. What the run's own metrics hold is compared with those of one process. A line is one row in JSON:
