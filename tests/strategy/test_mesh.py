@@ -94,6 +94,8 @@ def two(data, one, tmp_path_factory):
         case(data, "experts", "experts", "strategy=ddp stop_steps=2"),
         case(data, "experts", "experts", "strategy=fsdp strategy.recompute=full data.micro_batch=8"),
         case(data, "t5", "t5", "strategy=fsdp stop_steps=2"),
+        case(data, "gpt2-context", "gpt2", "strategy=fsdp strategy.context=2"),
+        case(data, "experts-context", "experts", "strategy=context data.micro_batch=4"),
     ]
     return launched(runs, 2, cases)
 
@@ -146,6 +148,11 @@ def assert_same_run(found, wanted, tolerance=1e-10):
 def test_two_ranks_that_hold_halves_train_what_one_process_does(two, one, model):
     """llama goes on from a run of one process, experts from one of copies."""
     assert_same_run(two / model, one / model)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "experts"])
+def test_two_ranks_that_share_positions_train_what_one_process_does_and_count_held_out_text_once(two, one, model):
+    assert_same_run(two / f"{model}-context", one / model)
 
 
 @pytest.mark.parametrize("model", MODELS)

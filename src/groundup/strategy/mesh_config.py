@@ -167,7 +167,7 @@ class Sharding(Meshed):
         if among % self.replicas:
             raise ConfigError(
                 f"strategy.replicas={self.replicas}",
-                f"does not divide the {among} processes that see different tokens",
+                f"does not divide {among} processes",
                 f"choose from {', '.join(str(n) for n in range(1, among + 1) if among % n == 0)}",
             )
 
