@@ -106,6 +106,8 @@ def two(data, one, tmp_path_factory):
         case(data, "experts", "experts", "strategy=ddp data.micro_batch=8 stop_steps=2"),
         case(data, "experts", "experts", "strategy=fsdp strategy.recompute=full data.micro_batch=8"),
         case(data, "t5", "t5", "strategy=fsdp stop_steps=2"),
+        case(data, "gpt2-context", "gpt2", "strategy=fsdp strategy.context=2"),
+        case(data, "experts-context", "experts", "strategy=context data.micro_batch=4"),
     ]
     return launched(runs, 2, cases)
 
@@ -167,6 +169,11 @@ def test_two_ranks_that_hold_halves_train_what_one_process_does(two, one, model)
     assert_same_run(two / model, one / model)
 
 
+@pytest.mark.parametrize("model", ["gpt2", "experts"])
+def test_two_ranks_that_share_positions_train_what_one_process_does_and_count_held_out_text_once(two, one, model):
+    assert_same_run(two / f"{model}-context", one / model)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_four_ranks_train_what_one_process_does(four, one, model):
     """llama ends in one process, t5 began on two ranks; gpt2 and experts have two copies."""
@@ -220,7 +227,7 @@ def test_copies_that_do_not_share_the_processes_evenly_end_each_with_one_line_an
         assert done.returncode == 2
         (told,) = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         assert (
-            "strategy.replicas=3: does not divide the 2 processes that read different samples; choose from 1, 2" in told
+            "strategy.replicas=3: does not divide the 2 processes that see different tokens; choose from 1, 2" in told
         )
 
 
@@ -245,7 +252,10 @@ def test_a_cut_net_answers_by_any_method_what_the_whole_one_does_also_when_weigh
         ({"replicas": 2, "tensor": 2}, r"replicas=2: needs strategy.shard=true; "),
         ({"schedule": "gpipe", "tensor": 2}, r"schedule=gpipe: needs strategy.pipeline of at least 2; "),
         ({"sequence": False, "pipeline": 2}, r"sequence=False: needs strategy.tensor of at least 2; "),
-        ({"tensor": 3}, r"strategy=mesh: needs a multiple of 1 x 3 processes, pipeline x tensor, and there are 8; "),
+        (
+            {"tensor": 3},
+            r"strategy=mesh: needs a multiple of 1 x 1 x 3 processes, pipeline x context x tensor, and there are 8; ",
+        ),
     ],
 )
 def test_what_does_not_fit_on_a_grid_is_told_in_one_line(options, message):

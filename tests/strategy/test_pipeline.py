@@ -243,7 +243,7 @@ def refused(*overrides: str) -> str:
     [
         (["model.layers=6"], "model.layers=6: cannot be shared out equally to 4 stages"),
         (["schedule=interleaved", "stages_per_rank=3"], "cannot be shared out equally to 12 stages, 3 on each of 4"),
-        (["ranks=3"], "needs a multiple of 3 x 1 processes, pipeline x tensor, and there are 4"),
+        (["ranks=3"], "needs a multiple of 3 x 1 x 1 processes, pipeline x context x tensor, and there are 4"),
         (["model.kind=encoder_decoder"], "has no plan for the layers of model.kind=encoder_decoder; set strategy=fsdp"),
         (["schedule=zero_bubble", "model.positions=t5"], "all layers share a table; set strategy.schedule=1f1b"),
         (["schedule=1f1b", "stages_per_rank=2"], "stages_per_rank=2: does not go with schedule=1f1b; set it to 1"),

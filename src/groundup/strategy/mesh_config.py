@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from groundup.core.config import option, schema
 from groundup.core.errors import ConfigError
 from groundup.strategy.config import torchrun
 from groundup.strategy.meshed import Meshed, Sharding, Shared, Staged
-
-if TYPE_CHECKING:
-    pass
 
 
 @schema("strategy", "fsdp")
