@@ -17,7 +17,7 @@ import torch
 from torch.nn import Module
 
 from groundup.core import ranks
-from groundup.core.config import compose, schema
+from groundup.core.config import compose, option, schema
 from groundup.core.layout import Grid
 from groundup.model.config import Decoder
 from groundup.model.parts import held, is_split, own
@@ -33,7 +33,7 @@ composed = partial(compose.composed, ROOT / "conf")
 class Witness:
     """Notes the weights a run begins with, whole, and the bytes that this rank holds at its first update."""
 
-    folder: str = ""
+    folder: str = option("", "where it writes", identity=False)
 
     def build(self) -> lightning.Callback:
         return Notes(Path(self.folder))

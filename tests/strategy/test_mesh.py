@@ -28,9 +28,9 @@ COMMON = [
     "model.layers=2 model.width=32 model.heads=4 model.qk_norm=false model.embedding_norm=false model.gain=true",
     "data.context=32 data.batch_tokens=256 data.micro_batch=2 data.held_out_tokens=256 tokens=768",
     "trainer.compile=false trainer.accelerator=cpu trainer.precision=fp64 trainer.validate_every=2 trainer.log_every=1",
-    "callback=[checkpoint,ema,witness,samples] callback.samples.tokens=5 callback.samples.every=2 logger=csv "
-    "objective.clip=0.1",
+    "callback=[checkpoint,ema,witness] logger=csv objective.clip=0.1",
 ]
+WRITES = "callback=[checkpoint,ema,witness,samples] callback.samples.tokens=5 callback.samples.every=2"
 MODELS = {
     "gpt2": "model.positions=learned model.norm=layer model.bias=true model.activation=gelu model.tied=true "
     "model.init=gpt2 optimizer=adamw",
@@ -64,9 +64,10 @@ def data(tmp_path_factory):
     return folder
 
 
-def case(data, name, model, *more):
-    """A run: its name and overrides."""
-    return name, [*" ".join([*COMMON, MODELS[model], *more]).split(), f"data.path={data}"]
+def case(data, name, model, *more, writes=WRITES):
+    """A run: its name and overrides, of which what comes again counts last."""
+    words = " ".join([*COMMON, writes, MODELS[model], *more]).split()
+    return name, [*{word.partition("=")[0]: word for word in words}.values(), f"data.path={data}"]
 
 
 def launched(runs, processes, cases):
@@ -127,10 +128,10 @@ def four(data, one, two, tmp_path_factory):
         case(data, "t5", "t5", "strategy=fsdp"),
     ]
     shutil.copytree(one / "half", runs / "llama from one to 2 x 1 x 2")
-    cases += [case(data, name, model, "strategy=mesh", how) for name, (model, how) in GRIDS.items()]
+    cases += [case(data, name, model, "strategy=mesh", how, writes="") for name, (model, how) in GRIDS.items()]
     launched(runs, 4, cases)
-    ended = ("llama", "gpt2 from 2 x 1 x 2 to one")
-    train(runs, [case(data, name, name.split()[0], "strategy=single") for name in ended])
+    ended = (("llama", WRITES), ("gpt2 from 2 x 1 x 2 to one", ""))
+    train(runs, [case(data, name, name.split()[0], "strategy=single", writes=how) for name, how in ended])
     return runs
 
 
