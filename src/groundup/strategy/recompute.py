@@ -54,7 +54,7 @@ def recompute_blocks(net: nn.Module, how: str) -> None:
 
 def _again(forward: Callable[..., Any], selective: bool, drops: bool) -> Callable[..., Any]:
     def both() -> Any:  # made out here, since a compiler takes it for a constant
-        return contexts(_policy(() if drops else ATTENTION))
+        return cast(Any, contexts)(_policy(() if drops else ATTENTION))
 
     def computed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
