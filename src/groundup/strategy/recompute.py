@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -54,12 +53,15 @@ def recompute_blocks(net: nn.Module, how: str) -> None:
 
 
 def _again(forward: Callable[..., Any], selective: bool, drops: bool) -> Callable[..., Any]:
+    def both() -> Any:  # made out here, since a compiler takes it for a constant
+        return cast(Any, contexts)(_policy(() if drops else ATTENTION))
+
     def computed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         if selective:
-            kwargs["context_fn"] = partial(contexts, _policy(() if drops else ATTENTION))
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
+            return checkpoint(forward, *args, use_reentrant=False, context_fn=both, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     return computed
 
