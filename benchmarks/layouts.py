@@ -1,4 +1,6 @@
-"""What every layout of a run computes beside one process: losses and gradient norms in float64, a row a network.
+"""What every layout of a run computes beside one process: losses and gradient norms, a row a network.
+
+All in float64 but DeepSpeed's, which sums in fp32: those are compared with one process in fp32, where 1e-4 is the bar.
 
     python benchmarks/layouts.py                     # every network in every layout, about half an hour on two cores
     python benchmarks/layouts.py --world 2 --network llama
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
@@ -61,16 +64,18 @@ class Layout:
         world: ranks.
         overrides: of the run.
         networks: that can be spread so.
+        precision: of weights and sums.
     """
 
     name: str
     world: int
     overrides: tuple[str, ...]
     networks: tuple[str, ...] = ALL
+    precision: str = "fp64"
 
 
 def layouts() -> list[Layout]:
-    """Every layout of the table; the first is what the others are compared with."""
+    """Every layout of the table; the first of a precision is what the others are compared with."""
     made = [Layout("single", 1, ("strategy=single",))]
     made += [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (4, 8)]
     for world in (2, 4):
@@ -89,6 +94,15 @@ def layouts() -> list[Layout]:
     made.append(Layout("fsdp 4, 2 replicas", 4, ("strategy=fsdp", "strategy.replicas=2")))
     made.append(Layout("tensor 2 x data 2", 4, ("strategy=tensor", "strategy.ranks=2")))
     made.append(Layout("pipeline 2 x data 2", 4, ("strategy=pipeline", "strategy.ranks=2"), DECODERS))
+    return made + (deepspeed() if importlib.util.find_spec("deepspeed") else [])
+
+
+def deepspeed() -> list[Layout]:
+    """ZeRO in every stage, and what it is compared with; weights of the third are cut however small they are."""
+    made = [Layout("single, fp32", 1, ("strategy=single",), precision="fp32")]
+    for stage in (1, 2, 3):
+        way = ("strategy=deepspeed", f"strategy.stage={stage}", "strategy.whole_below=0", "strategy.bucket_megabytes=1")
+        made.append(Layout(f"deepspeed 2, stage {stage}", 2, way, precision="fp32"))
     return made
 
 
@@ -127,9 +141,11 @@ def table(folder: Path, networks: list[str], worlds: list[int] | None, steps: in
         launch(folder, world, networks, steps)
         print(f"{world} ranks: {time.monotonic() - begun:.0f} s", file=sys.stderr)
         for network in networks:
-            alone = read(folder, network, every[0])
-            mine = [layout for layout in every if layout.world == world and network in layout.networks]
-            rows += [compared(network, layout, alone, read(folder, network, layout), steps) for layout in mine]
+            for layout in every:
+                if layout.world == world and network in layout.networks:
+                    first = next(other for other in every if other.precision == layout.precision)
+                    alone, mine = read(folder, network, first), read(folder, network, layout)
+                    rows.append(compared(network, layout, alone, mine, steps))
     return rows
 
 
@@ -138,7 +154,7 @@ def launch(folder: Path, world: int, networks: list[str], steps: int) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={world}"]
     command = [sys.executable, *torchrun, __file__, "--ranks", str(folder), f"--steps={steps}"]
     command += [f"--network={network}" for network in networks]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(peers.ROOT / "src")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path()}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=peers.ROOT)
     if done.returncode:
         raise RuntimeError(f"{world} ranks ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
@@ -181,7 +197,12 @@ def overrides(folder: Path, network: str, layout: Layout, steps: int) -> list[st
         f"runs={folder}/{slug(layout)}",
         f"name={network}",
     ]
-    same += ["trainer.precision=fp64", "trainer.compile=false", "trainer.log_every=1", "trainer.validate_every=null"]
+    same += [
+        f"trainer.precision={layout.precision}",
+        "trainer.compile=false",
+        "trainer.log_every=1",
+        "trainer.validate_every=null",
+    ]
     same += ["model.vocabulary=null", "model.context=null", "model.dropout=0.0"]
     same += [
         "callback=[checkpoint]",
@@ -220,10 +241,16 @@ def compared(
         "network": network,
         "layout": layout.name,
         "ranks": layout.world,
+        "precision": layout.precision,
         "steps": steps,
         "loss_differs_by": worst["loss"],
         "norm_differs_by": worst["gradient_norm"],
     }
+
+
+def _path() -> str:
+    """Where processes find groundup, and what else this one found."""
+    return os.pathsep.join(filter(None, (str(peers.ROOT / "src"), os.environ.get("PYTHONPATH"))))
 
 
 def slug(layout: Layout) -> str:
