@@ -1,4 +1,6 @@
-"""What every layout of a run computes beside one process: losses and gradient norms in float64, a row a network.
+"""What every layout of a run computes beside one process: losses and gradient norms, a row a network.
+
+All in float64 but DeepSpeed's, which sums in fp32: those are compared with one process in fp32, where 1e-4 is the bar.
 
     python benchmarks/layouts.py                     # every network in every layout, about half an hour on two cores
     python benchmarks/layouts.py --world 2 --network llama
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
@@ -65,18 +68,21 @@ class Layout:
         world: ranks.
         overrides: of the run.
         networks: that can be spread so.
+        precision: of weights and sums.
     """
 
     name: str
     world: int
     overrides: tuple[str, ...]
     networks: tuple[str, ...] = ALL
+    precision: str = "fp64"
 
 
 def layouts(named: str | None = None) -> list[Layout]:
     """Every layout of the table, or those that have a text in their name, behind the one they are compared with."""
     single = Layout("single", 1, ("strategy=single",))
-    return [single, *(layout for layout in spread() if named is None or named in layout.name)]
+    wanted = [layout for layout in spread() if named is None or named in layout.name or layout.name == "single, fp32"]
+    return [single, *wanted]
 
 
 def spread() -> list[Layout]:
@@ -112,6 +118,15 @@ def spread() -> list[Layout]:
         way = (*way, "strategy.shard=true") if sizes.endswith("sharded") else way
         fitting = ALL if pipeline == 1 else DECODERS
         made.append(Layout(f"mesh {sizes}", pipeline * data * tensor, way, fitting))
+    return made + (deepspeed() if importlib.util.find_spec("deepspeed") else [])
+
+
+def deepspeed() -> list[Layout]:
+    """ZeRO in every stage, and what it is compared with; weights of the third are cut however small they are."""
+    made = [Layout("single, fp32", 1, ("strategy=single",), precision="fp32")]
+    for stage in (1, 2, 3):
+        way = ("strategy=deepspeed", f"strategy.stage={stage}", "strategy.whole_below=0", "strategy.bucket_megabytes=1")
+        made.append(Layout(f"deepspeed 2, stage {stage}", 2, way, precision="fp32"))
     return made
 
 
@@ -213,7 +228,8 @@ class Table:
                 continue
             self.launch(world, [*(word for word in arguments if word != "--cross"), *(["--cross"] if crossing else [])])
             for run in runs:
-                alone = Run(run.network, run.layout if run.source == run.layout else self.layouts[0])
+                single = next(layout for layout in self.layouts if layout.precision == run.layout.precision)
+                alone = Run(run.network, run.layout if run.source == run.layout else single)
                 yield compared(self.folder, run, alone, self.steps - self.steps // 2 if crossing else self.steps)
 
     def launch(self, world: int, arguments: list[str]) -> None:
@@ -221,7 +237,7 @@ class Table:
         begin = time.monotonic()
         ranks = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={world}"]
         command = [sys.executable, "-m", "torch.distributed.run", *ranks, __file__, "--ranks", str(self.folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(peers.ROOT / "src")}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path()}
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, cwd=peers.ROOT)
         if done.returncode:
             raise RuntimeError(
@@ -255,7 +271,12 @@ def overrides(folder: Path, run: Run, steps: int) -> list[str]:
     same = [f"data.path={folder}/data", f"data.context={CONTEXT}", f"data.batch_tokens={ROWS * CONTEXT}"]
     same += [f"tokens={ROWS * CONTEXT * (steps + 1)}", f"stop_steps={steps}"]  # it never ends, and makes no report
     same += [f"runs={run.place(folder)}", f"name={run.network}", "data.micro_batch=1", "data.held_out_tokens=256"]
-    same += ["trainer.precision=fp64", "trainer.compile=false", "trainer.log_every=1", "trainer.validate_every=null"]
+    same += [
+        f"trainer.precision={run.layout.precision}",
+        "trainer.compile=false",
+        "trainer.log_every=1",
+        "trainer.validate_every=null",
+    ]
     same += ["model.vocabulary=null", "model.context=null", "model.dropout=0.0", "data.workers=0", "data.verify=size"]
     same += ["callback=[checkpoint]", f"callback.checkpoint.every={max(1, steps // 2)}", "optimizer=adamw"]
     same += ["optimizer.rate=1e-3", "schedule=constant", *NETWORKS[run.network], *OWN.get(run.network, ())]
@@ -291,10 +312,16 @@ def compared(folder: Path, run: Run, alone: Run, last: int) -> dict[str, Any]:
         "layout": run.layout.name,
         **({} if run.source is None else {"from": run.source.name}),
         "ranks": run.layout.world,
+        "precision": run.layout.precision,
         "steps": last,
         "loss_differs_by": worst["loss"],
         "norm_differs_by": worst["gradient_norm"],
     }
+
+
+def _path() -> str:
+    """Where processes find groundup, and what else this one found."""
+    return os.pathsep.join(filter(None, (str(peers.ROOT / "src"), os.environ.get("PYTHONPATH"))))
 
 
 if __name__ == "__main__":

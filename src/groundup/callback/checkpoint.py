@@ -23,6 +23,7 @@ from groundup.objective import state
 from groundup.objective.base import Objective, Stepping
 
 T = TypeVar("T")
+Kinds = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 STATE = "state.json"
 CALLBACK = "callback/"
 STRATEGY = "strategy/"
@@ -57,6 +58,23 @@ class Keeps(Protocol):
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go on from them; nets and optimizer have been read."""
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """A strategy whose ranks hold weights or optimizer state in a form that only it can put together.
+
+    Names are those of `objective.state` behind their prefixes.
+    """
+
+    def gathered(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Whole tensors of the nets and of the optimizer, each on one rank or on all."""
+
+    def gathered_room(self, kinds: Kinds) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Tensors to fill with a checkpoint's; `kinds` are those of its optimizer."""
+
+    def scatter(self, nets: dict[str, Tensor], optimizer: dict[str, Tensor], kinds: Kinds) -> None:
+        """Go on from them."""
 
 
 class Checkpoint(lightning.Callback):
@@ -129,8 +147,8 @@ class Checkpoint(lightning.Callback):
         trainer.strategy.barrier()
         partial = checkpoint.partial_of(module.folder, step)
         keeps, own = _keeps(trainer)
-        optimizer = state.optimizer_tensors(module.nets, _optimizer(trainer))
-        tensors = {**state.net_tensors(module.nets), **{own + name: value for name, value in optimizer.items()}}
+        nets, optimizer = _held(trainer, module)
+        tensors = {**nets, **{own + name: value for name, value in optimizer.items()}}
         tensors.update({STRATEGY + name: value for name, value in keeps.state().items()} if keeps else {})
         remembered = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Remembers)]
         for callback in remembered:
@@ -165,33 +183,67 @@ class Checkpoint(lightning.Callback):
         described = files.described(folder)
         shapes = {name: shape for name, (shape, _) in described.items()}
         dtypes = {name: dtype for name, (_, dtype) in described.items()}
-        nets = state.net_tensors(module.nets)
-        elsewhere = {name: tuple(shape) for name, shape in cast(Stepping, trainer.strategy).elsewhere.items()}
-        whole = {name: tuple(tensor.shape) for name, tensor in nets.items()}
-        whole.update({f"{state.NETS}{name}": shape for name, shape in elsewhere.items()})
-        state.expect(shapes, whole, str(folder))
         keeps, own = _keeps(trainer)
         if not any(name.startswith(own + state.OPTIMIZER) for name in shapes):
             own = ""
         mine = {name.removeprefix(own): name for name in shapes if name.startswith(own + state.OPTIMIZER)}
-        optimizer = state.optimizer_room(
-            module.nets,
-            _optimizer(trainer),
-            {name: shapes[saved] for name, saved in mine.items()},
-            {name: dtypes[saved] for name, saved in mine.items()},
-        )
+        kinds = {name: described[saved] for name, saved in mine.items()}
+        nets, optimizer = _room(trainer, module, kinds)
+        elsewhere = {name: tuple(shape) for name, shape in cast(Stepping, trainer.strategy).elsewhere.items()}
+        whole = {name: tuple(tensor.shape) for name, tensor in nets.items()}
+        whole.update({f"{state.NETS}{name}": shape for name, shape in elsewhere.items()})
+        state.expect(shapes, whole, str(folder))
         kept = keeps.room(_below(STRATEGY, shapes)) if keeps else {}
         here = {name: shape for name, shape in shapes.items() if name.split("/", 2)[-1] not in elsewhere}
         callbacks = _callback_room(trainer, here, dtypes)
         wanted = {**nets, **{mine[name]: tensor for name, tensor in optimizer.items()}, **callbacks}
         wanted.update({STRATEGY + name: tensor for name, tensor in kept.items()})
         files.read_into(wanted, folder, alone=trainer.world_size == 1)
-        state.set_optimizer(module.nets, _optimizer(trainer), optimizer)
+        _take(trainer, module, nets, optimizer, kinds)
         if keeps:
             keeps.load_state(kept)
         for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, Remembers):
                 callback.load_state(_below(_own(callback), callbacks))
+
+
+def _held(trainer: lightning.Trainer, module: Objective) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is to be saved of nets and optimizer."""
+    if not isinstance(trainer.strategy, Gathers):
+        return state.net_tensors(module.nets), state.optimizer_tensors(module.nets, _optimizer(trainer))
+    nets, optimizer = trainer.strategy.gathered()
+    return _above(state.NETS, nets), _above(state.OPTIMIZER, optimizer)
+
+
+def _room(trainer: lightning.Trainer, module: Objective, kinds: Kinds) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors to fill with saved ones of nets and optimizer, of which the latter's kinds are given."""
+    if not isinstance(trainer.strategy, Gathers):
+        shapes = {name: shape for name, (shape, _) in kinds.items()}
+        dtypes = {name: dtype for name, (_, dtype) in kinds.items()}
+        nets = state.net_tensors(module.nets)
+        return nets, state.optimizer_room(module.nets, _optimizer(trainer), shapes, dtypes)
+    nets, optimizer = trainer.strategy.gathered_room(_below(state.OPTIMIZER, kinds))
+    return _above(state.NETS, nets), _above(state.OPTIMIZER, optimizer)
+
+
+def _take(
+    trainer: lightning.Trainer,
+    module: Objective,
+    nets: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    kinds: Kinds,
+) -> None:
+    """Go on from what `_room` gave, now that it is filled."""
+    if not isinstance(trainer.strategy, Gathers):  # the nets' own memory was filled
+        state.set_optimizer(module.nets, _optimizer(trainer), optimizer)
+    else:
+        whole, moments = _below(state.NETS, nets), _below(state.OPTIMIZER, optimizer)
+        trainer.strategy.scatter(whole, moments, _below(state.OPTIMIZER, kinds))
+
+
+def _above(prefix: str, found: Mapping[str, T]) -> dict[str, T]:
+    """The same under names that begin with a prefix."""
+    return {prefix + name: value for name, value in found.items()}
 
 
 def _below(prefix: str, found: Mapping[str, T]) -> dict[str, T]:

@@ -117,6 +117,8 @@ class Ema:
     decay: float = option(0.999, "weight of the old average at each step", at_least=0, below=1)
     warmup: bool = option(True, "begin at min(decay, (1 + n) / (10 + n)) after n steps, so as to forget the start")
 
+    reads_parameters = True
+
     def build(self) -> Callback:
         """The callback."""
         from groundup.callback.ema import Ema

@@ -23,7 +23,6 @@ from groundup.core.progress import Progress
 from groundup.data.step import Batch, Step
 from groundup.model.load import fill
 from groundup.model.net import Net
-from groundup.model.parts import own
 from groundup.optimizer.group import rescale
 from groundup.tokenizer.protocol import Tokenizer
 
@@ -76,6 +75,9 @@ class Stepping(Protocol):
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The 2-norm of the whole gradient, over all shards."""
+
+    def scale_gradients(self, parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
+        """Multiply the whole gradient by a scalar."""
 
 
 class Objective(lightning.LightningModule):
@@ -306,9 +308,7 @@ class Objective(lightning.LightningModule):
         parameters = self.trainable()
         norm = strategy.gradient_norm(parameters)
         if self.config.clip is not None:
-            gradients = [own(p.grad) for p in parameters if p.grad is not None]
-            scale = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(gradients, scale.to(gradients[0].device))
+            strategy.scale_gradients(parameters, (self.config.clip / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
     def _seed(self, name: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
+from groundup.model.parts import own
 from groundup.strategy.recompute import recompute_blocks
 
 T = TypeVar("T")
@@ -105,3 +106,9 @@ class Stepping(Strategy):
         norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float64 if double else torch.float32)
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return norm
+
+    def scale_gradients(self, parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
+        """Multiply the whole gradient by a scalar."""
+        gradients = [own(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, factor.to(gradients[0].device))

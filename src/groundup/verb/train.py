@@ -19,6 +19,7 @@ import groundup.schedule.config
 import groundup.strategy.config
 import groundup.strategy.loose_config
 import groundup.strategy.mesh_config
+import groundup.strategy.zero_config
 import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
@@ -138,7 +139,19 @@ class Train:
                 "takes gradients apart, which a compiled network does not allow",
                 "set trainer.compile=false, or strategy.schedule=1f1b",
             )
+        if self.trainer.compile and not getattr(self.strategy, "compiles", True):
+            raise ConfigError(
+                f"strategy.stage={self.strategy.stage}",
+                "gathers weights module by module, which a compiled network does not allow",
+                "set trainer.compile=false, or strategy=fsdp",
+            )
         for name, callback in self.callback.items():
+            if getattr(callback, "reads_parameters", False) and not getattr(self.strategy, "keeps_parameters", True):
+                raise ConfigError(
+                    f"callback.{name}",
+                    f"reads parameters, which strategy={self.strategy.kind} keeps in a form of its own",
+                    f"leave it out: ~callback.{name}",
+                )
             if getattr(callback, "asks_nets", False) and not getattr(self.strategy, "answers", True):
                 raise ConfigError(
                     f"callback.{name}",
