@@ -22,7 +22,8 @@ from torch import Tensor, distributed, nn
 from groundup.core import ranks
 from groundup.core.errors import ConfigError
 from groundup.strategy import zero_state
-from groundup.strategy.meeting import Ranks, leave_at_once, meet
+from groundup.strategy.environment import Ranks
+from groundup.strategy.meeting import leave_at_once, meet
 from groundup.strategy.stepping import Stepping
 
 T = TypeVar("T")
