@@ -24,7 +24,7 @@ $(VENV)/.run: requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-evaluate.txt $(VENV)/.run
+$(VENV)/.dev: requirements-dev.txt requirements-evaluate.txt requirements-slurm.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@
 
