@@ -1,0 +1,52 @@
+"""Claims of the layouts: each computes what one process does, and goes on where another stopped."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CROSSING = ("gpt2", "mixtral")
+"""Networks whose runs go on in other layouts."""
+
+
+@functools.cache
+def rows(*arguments: str) -> list[dict[str, Any]]:
+    """Of the table of benchmarks/layouts.py, which runs train.py's own loop."""
+    command = [sys.executable, "benchmarks/layouts.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for row in found:
+        print(row, file=sys.stderr)
+    return found
+
+
+def worst(found: list[dict[str, Any]]) -> tuple[float, int]:
+    """The largest difference of a loss or a gradient norm, and of how many rows."""
+    return max(max(row["loss_differs_by"], row["norm_differs_by"]) for row in found), len(found)
+
+
+def crossed() -> list[dict[str, Any]]:
+    """Rows of runs that went on with another's checkpoint."""
+    every = rows("--cross", "--steps=10", *(f"--network={network}" for network in CROSSING))
+    return [row for row in every if "from" in row]
+
+
+def layouts_differ_by() -> tuple[float, int]:
+    """Every network in every layout, in float64."""
+    return worst([row for row in rows() if row["precision"] == "fp64"])
+
+
+def continued_runs_differ_by() -> tuple[float, int]:
+    """From each layout to each other."""
+    return worst([row for row in crossed() if row["from"] != row["layout"]])
+
+
+def continued_runs_not_bitwise() -> tuple[float, int]:
+    """On the layout that stopped, beside the run that never did."""
+    same = [row for row in crossed() if row["from"] == row["layout"]]
+    return float(sum(worst([row])[0] != 0 for row in same)), len(same)
