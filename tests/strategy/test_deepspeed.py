@@ -30,9 +30,8 @@ SECOND = "strategy=deepspeed strategy.stage=2 strategy.bucket_megabytes=0.1"
 
 
 def run(data, name, model, *more):  # noqa: F811
-    name, overrides = case(data, name, model, FP32, *more)
-    kept = {word.partition("=")[0]: word for word in overrides}  # a key that comes again counts last
-    return name, list(kept.values())
+    name, overrides = case(data, name, model, FP32, *more, writes="")
+    return name, overrides
 
 
 def host(what, model):

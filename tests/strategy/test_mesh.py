@@ -47,8 +47,6 @@ GRIDS = {
     "gpt2 from 2 x 1 x 2 to one": ("gpt2", "strategy.pipeline=2 strategy.tensor=2 stop_steps=2"),
     "llama from one to 2 x 1 x 2": ("llama", "strategy.pipeline=2 strategy.tensor=2 strategy.recompute=full"),
     "llama in parts over 1 x 2 x 2": ("llama", "strategy.tensor=2 strategy.shard=true"),
-    "experts over 2 x 1 x 2": ("experts", "strategy.pipeline=2 strategy.tensor=2 strategy.schedule=gpipe"),
-    "experts over 2 x 2 x 1": ("experts", "strategy.pipeline=2"),
     "t5 over 1 x 2 x 2": ("t5", "strategy.tensor=2 strategy.recompute=selective"),
 }
 """Runs over pipeline x data x tensor ranks: of which model, and how."""

@@ -29,13 +29,10 @@ SCRIPT = Path(__file__).with_name("pipeline_ranks.py")
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 ON_TWO = (
     "gpt2,2",
-    "gpt2,1,schedule=zero_bubble",
-    "neox,2",
     "neox,8,schedule=zero_bubble_v",
     "llama,2,schedule=interleaved",
     "llama,1,schedule=zero_bubble",
     "nano,8,schedule=gpipe",
-    "nano,4",
     "rich,1",
     "rich,2,schedule=zero_bubble_v",
     "buckets,2",
@@ -46,7 +43,6 @@ ON_FOUR = (
     "gpt2,8",
     "rich,1,schedule=interleaved",
     "llama,1,schedule=zero_bubble",
-    "nano,4,schedule=zero_bubble_v",
     "experts,1",
     "gpt2,2,ranks=2",
     "neox,4,ranks=2,schedule=interleaved",
