@@ -30,7 +30,7 @@ SMALL = [
     "data.held_out_tokens=65536",
     f"tokens={STEPS * BATCH}",
     "optimizer=adamw",
-    "optimizer.rate=3e-3",
+    "schedule.warmup_fraction=0.1",
     "trainer.compile=false",
     "trainer.precision=fp32",
     "trainer.accelerator=cpu",
@@ -39,8 +39,9 @@ SMALL = [
     "callback=[checkpoint]",
     "callback.checkpoint.every=null",
 ]
-SYNCHRONOUS, DILOCO = ["strategy=single"], ["strategy=local_sgd", "strategy.every=20"]
-UNEVEN = ["plugins=[uneven]", "strategy=uneven", "trainer.log_every=1"]
+SYNCHRONOUS = ["strategy=single", "optimizer.rate=6e-3"]
+DILOCO = ["strategy=local_sgd", "strategy.every=20", "strategy.outer_momentum=0.7", "optimizer.rate=4e-3"]
+UNEVEN = ["plugins=[uneven]", "strategy=uneven", "trainer.log_every=1", "optimizer.rate=3e-3"]
 
 
 @functools.cache

@@ -13,7 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -53,15 +55,16 @@ class Server(Single):
     @override
     def process_dataloader(self, dataloader: Any) -> Any:
         """In the place of the training steps, those that workers have done, as they come."""
-        module, trainer = self.lightning_module, self.lightning_module and self.lightning_module.trainer
-        assert module is not None and trainer is not None
+        module = self.lightning_module
+        assert module is not None
+        trainer = module.trainer
         if not trainer.training:
             return dataloader
         clock, weights = trained(module).progress, _weights(self)
         end = clock.steps + len(dataloader)
         ledger = Ledger(clock.steps + len(self._missing), self._missing, end, self._bound)
         self._reception = Reception(ledger, weights, trained(module).folder.name, self._port, self._seconds)
-        return _Arrivals(dataloader, self._reception)
+        return _Arrivals(dataloader, self._reception, trainer)
 
     @override
     def training_step(self, *args: Any, **kwargs: Any) -> None:
@@ -203,8 +206,8 @@ class _Draws:
 class _Arrivals:
     """The server's loader: steps without their micro-batches, each when its gradient has come."""
 
-    def __init__(self, steps: Any, reception: Reception) -> None:
-        self._steps, self._reception = steps, reception
+    def __init__(self, steps: Any, reception: Reception, trainer: Trainer) -> None:
+        self._steps, self._reception, self._trainer = steps, reception, trainer
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -212,7 +215,9 @@ class _Arrivals:
     def __iter__(self) -> Iterator[Any]:
         like = replace(self._steps[0], micro_batches=[])  # in a segment all have as many samples and tokens
         for _ in range(len(self)):
-            number = self._reception.wait()
+            number = self._reception.wait(lambda: self._trainer.received_sigterm)
+            if number is None:  # Lightning looks for the signal between steps alone
+                raise SIGTERMException
             first = like.first_sample + (number - like.step) * like.samples
             yield replace(like, step=number, first_sample=first)
 

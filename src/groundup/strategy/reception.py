@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -45,13 +45,13 @@ class Reception:
         """How many are connected."""
         return len(self._since)
 
-    def wait(self) -> int:
-        """Answer workers until a gradient has come; the number of its step.
+    def wait(self, given_up: Callable[[], bool]) -> int | None:
+        """Answer workers until a gradient has come; the number of its step, None where the job is to end.
 
         Raises:
             UserError: for too long there was no worker.
         """
-        while True:
+        while not given_up():
             self._answer()
             for key, _ in self._selector.select(timeout=1.0):
                 if key.fileobj is self._listener:
@@ -59,6 +59,7 @@ class Reception:
                 elif (number := self._hear(key.data)) is not None:
                     return number
             self._bury()
+        return None
 
     def end(self, clock: Progress) -> None:
         """Let every worker finish what it is at, and tell it that there is no more."""
