@@ -266,6 +266,14 @@ def test_pipeline_ranks_are_farthest_apart():
         Pipeline().grid(1)
 
 
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """What torchrun tells the first of two processes."""
+    place = {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
@@ -273,15 +281,7 @@ def test_pipeline_ranks_are_farthest_apart():
         (["strategy.schedule=zero_bubble", "trainer.compile=true"], "takes gradients apart, which a compiled network"),
     ],
 )
-def test_what_does_not_go_with_a_pipeline_is_told_before_anything_is_read(place, monkeypatch, overrides, told):
-    for name, value in {
-        "WORLD_SIZE": 2,
-        "RANK": 0,
-        "LOCAL_RANK": 0,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": 1,
-    }.items():
-        monkeypatch.setenv(name, str(value))
+def test_what_does_not_go_with_a_pipeline_is_told_before_anything_is_read(place, one_of_two, overrides, told):
     config: Train = compose.composed(
         ROOT / "conf", "train", f"data.path={place}/data", f"runs={place}/none", *TINY, "strategy=pipeline", *overrides
     )
@@ -289,15 +289,7 @@ def test_what_does_not_go_with_a_pipeline_is_told_before_anything_is_read(place,
         config.check()
 
 
-def test_leaving_out_the_samples_is_what_the_remedy_says(place, monkeypatch):
-    for name, value in {
-        "WORLD_SIZE": 2,
-        "RANK": 0,
-        "LOCAL_RANK": 0,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": 1,
-    }.items():
-        monkeypatch.setenv(name, str(value))
+def test_leaving_out_the_samples_is_what_the_remedy_says(place, one_of_two):
     start = [f"data.path={place}/data", f"runs={place}/none", *TINY, "strategy=pipeline", "callback=default"]
     start.remove("callback=[checkpoint,ema]")
     config: Train = compose.composed(ROOT / "conf", "train", *start, "~callback.samples")
