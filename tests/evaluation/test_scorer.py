@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import together
 
 from groundup.evaluation.scorer import Row, Scorer
 from groundup.generation import Options, write
@@ -141,13 +139,7 @@ def test_two_processes_give_the_answers_of_one(build: Callable[..., Any], tokeni
     script.write_text(SCRIPT)
     net = build()
     torch.save(net.state_dict(), tmp_path / "weights.pt")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    here = str(Path(__file__).parent)
-    done = subprocess.run(
-        [*command, str(tmp_path), here], capture_output=True, text=True, env=environment, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(script, tmp_path, Path(__file__).parent, processes=2)
     alone = Scorer(net, tokenizer, 128).score(requests())
     for rank in (0, 1):
         found = torch.load(tmp_path / f"answers-{rank}.pt")

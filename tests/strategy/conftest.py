@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import launch, together
 
 from groundup.callback.tensors import read_all
 from groundup.core.config import compose
@@ -21,7 +18,6 @@ from groundup.verb import prepare, train  # noqa: F401  # these register what th
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "loose_ranks.py"
-MADE_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Tiny:
@@ -88,38 +84,17 @@ class Tiny:
         return compose.composed(HERE.parents[1] / "conf", verb, *overrides)
 
     def together(self, processes: int, *runs: list[str]) -> list[int]:
-        """Do runs in so many processes that torchrun started; bytes that each run handed to all-reduce."""
+        """Do runs in so many processes at once; bytes that each run handed to all-reduce."""
         (self.folder / "runs.json").write_text(json.dumps(runs))
-        launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        command = [sys.executable, *launch, f"--nproc-per-node={processes}", str(SCRIPT), "runs", str(self.folder)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
+        together(SCRIPT, "runs", self.folder, processes=processes)
         return json.loads((self.folder / "travelled-0.json").read_text())
 
     def apart(self, processes: int, *runs: list[str]) -> list[int]:
         """Count steps and do runs in so many processes that nobody watches over; how each ended."""
         (self.folder / "runs.json").write_text(json.dumps(runs))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        where = {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        started = [
-            subprocess.Popen(
-                [sys.executable, str(SCRIPT), "counts", str(self.folder)],
-                env=environment(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, **where),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(processes)
-        ]
-        try:
-            told = [process.communicate(timeout=240)[0] for process in started]
-        finally:
-            for process in started:
-                process.kill()
-        ends = [process.returncode for process in started]
-        assert set(ends) <= {0, -signal.SIGKILL}, "\n".join(told)
+        started = launch(SCRIPT, "counts", self.folder, processes=processes)
+        ends = [process.wait(240) for process in started]
+        assert set(ends) <= {0, -signal.SIGKILL}, "\n".join(process.output() for process in started)
         return ends
 
 
@@ -131,9 +106,3 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     config.check()
     config.run()
     return Tiny(folder)
-
-
-def environment(**values: object) -> dict[str, str]:
-    """This one without torchrun's traces."""
-    kept = {key: value for key, value in os.environ.items() if key not in MADE_BY_TORCHRUN}
-    return kept | {"OMP_NUM_THREADS": "1"} | {key: str(value) for key, value in values.items()}

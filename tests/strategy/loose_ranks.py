@@ -2,6 +2,9 @@
 
 loose_ranks.py runs FOLDER       the runs whose overrides stand in FOLDER/runs.json, one after the other
 loose_ranks.py counts FOLDER     steps that are counted, then the runs; rank 2 is killed on the way
+
+How the two workers of what is counted meet is said by files, not left to their clocks: neither begins before the
+server has heard of both, and whoever is to wait for the other waits for a file of its.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ import groundup.verb.train  # noqa: F401  # registers all that a run is made of
 from groundup.core import ranks
 from groundup.core.config import compose
 from groundup.core.progress import Progress
+from groundup.strategy import async_sgd
 from groundup.strategy.loose_config import AsyncSGD
+from groundup.strategy.reception import Reception
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, SAMPLES = 24, 2
@@ -57,14 +62,15 @@ class Steps:
 class Counting(lightning.LightningModule):
     """Its weights end as how often each sample was used: a sample's gradient is minus one in its own place."""
 
-    def __init__(self, slow: float, dies_at: int | None) -> None:
+    def __init__(self, name: str, late: int, dies_at: int | None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.used = nn.Parameter(torch.zeros(STEPS * SAMPLES, dtype=torch.float64))
         self.never = nn.Parameter(torch.zeros(3))
         self.progress, self.total = Progress(), Progress(STEPS, STEPS * SAMPLES, STEPS * SAMPLES)
         self.setting, self.folder = SimpleNamespace(log_every=1), Path("counting")
-        self.slow, self.dies_at, self.done = slow, dies_at, 0
+        self.signs = Signs(name)
+        self.late, self.dies_at, self.done = late, dies_at, 0
         self.rows: list[dict[str, float]] = []
         self.losses: list[float] = []
         self.firsts: list[int] = []
@@ -73,10 +79,18 @@ class Counting(lightning.LightningModule):
         raise AssertionError("the strategy makes the steps")
 
     def gradients(self, step: Step) -> dict[str, torch.Tensor]:
-        time.sleep(self.slow)
-        if self.done == self.dies_at:
+        self.signs.wait("both have come")
+        if ranks.rank() == 1:
+            if self.dies_at is not None and self.done == STEPS // 2:
+                self.signs.wait("2 dies")
+                time.sleep(0.2)  # until its connection is closed
+        elif self.done == self.dies_at:
+            self.signs.give("2 dies")
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.late and not self.done:
+            self.signs.wait(f"1 has done {self.late}")
         self.done += 1
+        self.signs.give(f"{ranks.rank()} has done {self.done}")
         self.used.grad = torch.zeros_like(self.used)
         self.used.grad[step.micro_batches] = -1.0
         return {"loss": torch.tensor(float(step.step * SAMPLES))}
@@ -95,10 +109,40 @@ class Counting(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def count(bound: int | None, slow: float = 0.0, dies_at: int | None = None) -> dict[str, object]:
-    """Train with rank 2 slow, and dying after so many steps."""
-    me = ranks.rank() == 2
-    module = Counting(slow if me else 0.002, dies_at if me else None)
+class Signs:
+    """Files by which the processes of a run tell each other where they are."""
+
+    def __init__(self, name: str) -> None:
+        self.place = Path(sys.argv[2]) / f"{name}-signs"
+        self.place.mkdir(exist_ok=True)
+
+    def give(self, sign: str) -> None:
+        (self.place / sign).touch()
+
+    def wait(self, sign: str) -> None:
+        limit = time.monotonic() + 60
+        while not (self.place / sign).exists():
+            assert time.monotonic() < limit, f"nobody has said that {sign}"
+            time.sleep(0.002)
+
+
+class Watched(Reception):
+    """Gives a sign when both workers have said hello."""
+
+    signs: Signs
+    come = 0
+
+    def _greet(self, *hello) -> None:
+        super()._greet(*hello)
+        self.come += 1
+        if self.come == 2:
+            self.signs.give("both have come")
+
+
+def count(name: str, bound: int | None, late: int = 0, dies_at: int | None = None) -> dict[str, object]:
+    """Train; rank 2 ends its first step when rank 1 has done so many, and dies after so many of its own."""
+    module = Counting(name, late, dies_at)
+    async_sgd.Reception = type("Reception", (Watched,), {"signs": module.signs})
     trainer = lightning.Trainer(
         accelerator="cpu",
         strategy=AsyncSGD(staleness=bound, timeout_minutes=1.0).build("cpu", 1),
@@ -137,9 +181,10 @@ if __name__ == "__main__":
     task, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
     if task == "counts":
-        runs = {"bound": (1, 0.03), "free": (None, 0.03), "none": (0, 0.0), "killed": (4, 0.0, 1)}
+        runs = {"bound": (1, 1), "free": (None, 6), "none": (0,), "killed": (4, 0, 1)}
         for name, options in runs.items():
-            torch.save(count(*options), folder / f"{name}-{ranks.rank()}.pt")
+            torch.save(count(name, *options), folder / f"{name}-{ranks.rank()}.pt")
+        async_sgd.Reception = Reception
     sizes = spied("all_reduce")
     travelled = []
     for overrides in json.loads((folder / "runs.json").read_text()):

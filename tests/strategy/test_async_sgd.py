@@ -67,7 +67,7 @@ def test_no_update_is_staler_than_the_bound(three, name, bound):
 
 def test_without_a_bound_a_slow_worker_is_stale(three):
     rows = torch.load(three.folder / "free-0.pt", weights_only=True)["rows"]
-    assert max(row["staleness/max"] for row in rows) > 1
+    assert max(row["staleness/max"] for row in rows) >= 5  # it began before, or after, the first of six others
 
 
 def test_with_a_bound_of_none_two_workers_take_turns(three):

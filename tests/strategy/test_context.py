@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import together
 
 from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError
@@ -30,11 +29,7 @@ NEAR = 1e-10
 
 def run(folder: Path, processes: int, *tasks: str) -> dict[str, list[Any]]:
     """What each rank found, by task."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launch, str(SCRIPT), str(folder), *tasks]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
+    together(SCRIPT, folder, *tasks, processes=processes)
     return {
         task: [torch.load(folder / f"{task}-{rank}.pt", weights_only=True) for rank in range(processes)]
         for task in tasks

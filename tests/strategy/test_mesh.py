@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import start, together
 
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
@@ -21,7 +20,6 @@ from groundup.verb.prepare import Prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mesh_runs import ROOT, composed, train
-from test_strategy import TORCHRUN
 
 SCRIPT = Path(__file__).with_name("mesh_runs.py")
 COMMON = [
@@ -72,11 +70,7 @@ def launched(runs, processes, cases):
     """Train the cases in turn in one group of processes."""
     runs.mkdir(exist_ok=True)
     (runs / "cases.json").write_text(json.dumps(cases))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command += [f"--nproc-per-node={processes}", str(SCRIPT), str(runs), str(runs / "cases.json")]
-    environment = {key: value for key, value in os.environ.items() if key not in TORCHRUN} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    together(SCRIPT, runs, runs / "cases.json", processes=processes)
     return runs
 
 
@@ -218,13 +212,12 @@ def test_the_finished_weights_are_the_last_averages_whole(four):
 
 def test_copies_that_do_not_share_the_processes_evenly_end_each_with_one_line_and_code_two(data, tmp_path):
     overrides = " ".join([*COMMON[:3], "strategy=fsdp", "strategy.replicas=3"]).split()
-    command = [sys.executable, str(ROOT / "train.py"), *overrides, f"data.path={data}", f"runs={tmp_path}"]
+    overrides += [f"data.path={data}", f"runs={tmp_path}"]
     for rank in range(2):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": 1}
-        environment = os.environ | {key: str(value) for key, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-        assert done.returncode == 2
-        (told,) = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        started = start(ROOT / "train.py", overrides, {**place, "MASTER_ADDR": "127.0.0.1"})
+        assert started.wait(60) == 2
+        (told,) = [line for line in started.output().splitlines() if line.strip()]
         assert (
             "strategy.replicas=3: does not divide the 2 processes that see different tokens; choose from 1, 2" in told
         )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from processes import together
 
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
@@ -26,7 +24,6 @@ from groundup.verb.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("pipeline_ranks.py")
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 ON_TWO = (
     "gpt2,2",
     "neox,8,schedule=zero_bubble_v",
@@ -69,11 +66,7 @@ TINY = [
 
 def launch(folder: Path, processes: int, *tasks: str) -> list[dict[str, dict]]:
     """What each rank saw, by case."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
-    environment = {key: value for key, value in os.environ.items() if key not in TORCHRUN} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *start, str(SCRIPT), str(folder), *tasks]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
+    together(SCRIPT, folder, *tasks, processes=processes)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
 
 

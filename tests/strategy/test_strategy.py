@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import together
 from torch import nn
 
 from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError
+from groundup.core.ranks import NAMES
 from groundup.strategy.config import DDP, Auto, Single
 
 SCRIPT = Path(__file__).with_name("ranks.py")
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAYOUTS = ("1x8", "2x4", "4x2", "8x1")
 
 
 def run(folder: Path, processes: int, *tasks: str) -> dict[str, list]:
-    """What each rank saw, by task; 0 processes: plain python."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
-    environment = {key: value for key, value in os.environ.items() if key not in TORCHRUN} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *(launch if processes else []), str(SCRIPT), str(folder), *tasks]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """What each rank saw, by task."""
+    together(SCRIPT, folder, *tasks, processes=processes)
     ranks = range(max(1, processes))
     return {task: [torch.load(folder / f"{task}-{rank}.pt", weights_only=True) for rank in ranks] for task in tasks}
 
@@ -141,7 +137,7 @@ def test_one_process_sums_over_itself():
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in TORCHRUN:
+    for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "argv", ["train.py", "strategy=single", "model.width=128", "name=my run"])
 

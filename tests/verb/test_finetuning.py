@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import random
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import together
 
 import groundup.verb.train  # noqa: F401  # it registers the groups
 from groundup.callback.tensors import read_all
@@ -185,11 +183,7 @@ def test_weights_are_begun_with_and_their_tokenizer_is_taken() -> None:
 def test_two_ranks_end_where_one_does(place: Path) -> None:
     further = ["strategy=ddp", "optimizer=sgd", "optimizer.rate=0.1", "callback=[checkpoint]", "stop_steps=6"]
     alone = run(*options("classification", *further), "runs=alone")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", ROOT / "train.py"]
-    words = [*command, *options("classification", *further), "runs=ranks"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    together(ROOT / "train.py", *options("classification", *further), "runs=ranks", processes=2)
     (ranks,) = (place / "ranks" / "classify").iterdir()
     assert ranks.name == alone.name
     one, other = end(alone), end(ranks)
