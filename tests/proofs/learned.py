@@ -1,11 +1,16 @@
-"""Runs of train.py on the embedded corpus for the claims on what is learned, and the bigram they are held against."""
+"""Runs of train.py on the embedded corpus for the claims on what is learned, and the bigram they are held against.
+
+Each run has one thread, and there are as many runs at once as cores: small networks gain little from a second one.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +24,21 @@ from groundup.trainer import segments
 from groundup.trainer.opening import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
+AT_ONCE = os.cpu_count() or 1
+torch.set_num_threads(1)
+_PLACES = threading.Lock()
 SMOOTHINGS = (0.001, 0.01, 0.1, 1.0)
 """k of add-k; the one that suits the held-out text best counts, which favours the bigram."""
 
 
-@functools.cache
 def place(tokenizer: str = "bpe") -> Path:
     """A folder with the shards of the embedded corpus."""
+    with _PLACES:
+        return _prepared(tokenizer)
+
+
+@functools.cache
+def _prepared(tokenizer: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="groundup-proof-"))
     command = [sys.executable, "prepare.py", f"path={folder}/data", f"tokenizer={tokenizer}"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -35,7 +48,7 @@ def place(tokenizer: str = "bpe") -> Path:
 def trained(name: str, folder: Path, overrides: list[str]) -> Path | None:
     """The folder of a run; None where it did not come to its end."""
     train = [f"data.path={folder}/data", f"runs={folder}/runs", f"name={name}", "data.held_out_tokens=65536"]
-    train += ["callback=[checkpoint]", "trainer.validate_every=null", *overrides]
+    train += ["callback=[checkpoint]", "trainer.validate_every=null", "trainer.threads=1", *overrides]
     done = subprocess.run([sys.executable, "train.py", *train], cwd=ROOT, stdout=subprocess.DEVNULL)
     return next((folder / "runs" / name).iterdir()) if done.returncode == 0 else None
 

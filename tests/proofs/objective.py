@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from learned import bits, place, trained
+from learned import AT_ONCE, bits, place, trained  # noqa: F401  # run.py reads the first
 from torch import Tensor
 
 from groundup.core.config import from_dict
