@@ -29,7 +29,8 @@ from typing import Any
 
 import peers
 
-STEPS, ROWS, CONTEXT = 20, 8, 32
+STEPS, ROWS, TOGETHER, CONTEXT = 20, 8, 2, 32
+"""Steps of a run; windows of a step and of a micro-batch where nothing else is said; tokens of a window."""
 
 NETWORKS: dict[str, list[str]] = {
     "gpt2": ["model=gpt2-124m", "model.layers=8", "model.width=16", "model.heads=2"],
@@ -87,14 +88,14 @@ def layouts(named: str | None = None) -> list[Layout]:
 
 def spread() -> list[Layout]:
     """Every other way to run the same."""
-    made = [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (4, 8)]
+    made = [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (1, 8)]
     for world in (2, 4):
         made.append(Layout(f"ddp {world}", world, ("strategy=ddp",)))
         made.append(Layout(f"fsdp {world}", world, ("strategy=fsdp",)))
         for schedule in ("gpipe", "1f1b", "interleaved", "zero_bubble", "zero_bubble_v"):
             way = ("strategy=pipeline", f"strategy.schedule={schedule}")
             made.append(Layout(f"pipeline {world}, {schedule}", world, way, DECODERS))
-    for rows in (2, 4):
+    for rows in (1, 4):
         cut = f"micro-batches {ROWS // rows}x{rows}"
         made += [
             Layout(f"{kind} 2, {cut}", 2, (f"strategy={kind}", f"data.micro_batch={rows}"))
@@ -106,7 +107,7 @@ def spread() -> list[Layout]:
     made.append(Layout("fsdp 4, 2 replicas", 4, ("strategy=fsdp", "strategy.replicas=2")))
     made.append(Layout("tensor 2 x data 2", 4, ("strategy=tensor", "strategy.ranks=2")))
     made.append(Layout("context 2", 2, ("strategy=context",), SHARED))
-    made.append(Layout("context 2, micro-batches 4x2", 2, ("strategy=context", "data.micro_batch=2"), SHARED))
+    made.append(Layout("context 2, micro-batches 2x4", 2, ("strategy=context", "data.micro_batch=4"), SHARED))
     made.append(Layout("fsdp 2, context 2", 2, ("strategy=fsdp", "strategy.context=2"), SHARED))
     made.append(Layout("context 4", 4, ("strategy=context",), SHARED))
     made.append(Layout("context 2 x data 2", 4, ("strategy=context", "strategy.ranks=2"), SHARED))
@@ -270,7 +271,8 @@ def overrides(folder: Path, run: Run, steps: int) -> list[str]:
     """Of train.py, for a row of the table."""
     same = [f"data.path={folder}/data", f"data.context={CONTEXT}", f"data.batch_tokens={ROWS * CONTEXT}"]
     same += [f"tokens={ROWS * CONTEXT * (steps + 1)}", f"stop_steps={steps}"]  # it never ends, and makes no report
-    same += [f"runs={run.place(folder)}", f"name={run.network}", "data.micro_batch=1", "data.held_out_tokens=256"]
+    same += [f"runs={run.place(folder)}", f"name={run.network}", "data.held_out_tokens=256"]
+    same += [f"data.micro_batch={TOGETHER}"]
     same += [
         f"trainer.precision={run.layout.precision}",
         "trainer.compile=false",
