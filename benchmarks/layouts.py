@@ -9,7 +9,8 @@ All in float64 but DeepSpeed's, which sums in fp32: those are compared with one 
 
 Each row is a run of train.py's own code: so many steps on real text, the same samples, as one torchrun per number
 of ranks starts it. What the run's own metrics hold is compared with those of one process. A line is one row in JSON:
-the largest difference of a loss and of a gradient norm as a share of it.
+the largest difference of a loss and of a gradient norm as a share of it; of the rank whose bytes of weights, gradients
+and optimizer state are farthest from the formula's (groundup.scaling.memory), both, and the difference as a share.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import held  # noqa: F401  # a callback
 import peers
+import yaml
+
+import groundup.verb.train  # noqa: F401  # registers the groups
+from groundup.core.config import from_dict
+from groundup.scaling.memory import numbers_of_a_rank
 
 STEPS, ROWS, TOGETHER, CONTEXT = 20, 8, 2, 32
 """Steps of a run; windows of a step and of a micro-batch where nothing else is said; tokens of a window."""
@@ -231,7 +239,10 @@ class Table:
             for run in runs:
                 single = next(layout for layout in self.layouts if layout.precision == run.layout.precision)
                 alone = Run(run.network, run.layout if run.source == run.layout else single)
-                yield compared(self.folder, run, alone, self.steps - self.steps // 2 if crossing else self.steps)
+                row = compared(self.folder, run, alone, self.steps - self.steps // 2 if crossing else self.steps)
+                # What DeepSpeed holds is in no parameter's place.
+                looked_at = not crossing and not run.layout.name.startswith("deepspeed")
+                yield {**row, **beside_formula(self.folder, run)} if looked_at else row
 
     def launch(self, world: int, arguments: list[str]) -> None:
         """Start so many ranks, which do all of their runs one after the other."""
@@ -250,7 +261,6 @@ class Table:
         """What a process of a torchrun does."""
         from hydra import compose, initialize_config_dir
 
-        import groundup.verb.train  # noqa: F401  # registers the groups
         from groundup.core import ranks
         from groundup.core.config.compose import instantiate, store
 
@@ -280,7 +290,11 @@ def overrides(folder: Path, run: Run, steps: int) -> list[str]:
         "trainer.validate_every=null",
     ]
     same += ["model.vocabulary=null", "model.context=null", "model.dropout=0.0", "data.workers=0", "data.verify=size"]
-    same += ["callback=[checkpoint]", f"callback.checkpoint.every={max(1, steps // 2)}", "optimizer=adamw"]
+    same += [
+        "callback=[checkpoint,held]",
+        f"callback.checkpoint.every={max(1, steps // 2)}",
+        "optimizer=adamw",
+    ]
     same += ["optimizer.rate=1e-3", "schedule=constant", *NETWORKS[run.network], *OWN.get(run.network, ())]
     if run.source is not None:
         middle = Run(run.network, run.source).folder(folder) / "checkpoints" / f"step-{steps // 2}"
@@ -319,6 +333,34 @@ def compared(folder: Path, run: Run, alone: Run, last: int) -> dict[str, Any]:
         "loss_differs_by": worst["loss"],
         "norm_differs_by": worst["gradient_norm"],
     }
+
+
+def beside_formula(folder: Path, run: Run) -> dict[str, Any]:
+    """What the ranks of a run hold, in bytes, beside the formula; fp64 takes eight for a number."""
+    place, worst = run.folder(folder), {"holds": 0.0, "formula": 0.0, "held_differs_by": -1.0}
+    config = from_dict("model", json.loads((place / "segments.jsonl").read_text().splitlines()[0])["config"]["model"])
+    strategy = layout_of(run.layout)
+    grid = strategy.grid(run.layout.world)
+    sharded = strategy.kind == "fsdp" or getattr(strategy, "shard", False)
+    shares = getattr(strategy, "replicas", 1)
+    folded = getattr(strategy, "schedule", None) == "zero_bubble_v"
+    each = 8 if run.layout.precision == "fp64" else 4
+    for rank in range(run.layout.world):
+        noted = json.loads((place / f"held-{rank}.json").read_text())
+        numbers = numbers_of_a_rank(config, grid, grid.place(rank), sharded=sharded, folded=folded) * shares
+        for part, copies in (("weights", 1), ("gradients", 1), ("optimizer", 2)):
+            differs = abs(noted[part] / (each * copies * numbers) - 1)
+            if differs > worst["held_differs_by"]:
+                formula = each * copies * numbers
+                worst = {"holds": noted[part], "formula": round(formula), "held_differs_by": differs}
+    return worst
+
+
+def layout_of(layout: Layout) -> Any:
+    """The options of a layout's strategy."""
+    said = dict(word.removeprefix("strategy.").split("=") for word in layout.overrides if word.startswith("strategy"))
+    kind = said.pop("strategy", "single")
+    return from_dict("strategy", {"kind": kind, **{name: yaml.safe_load(value) for name, value in said.items()}})
 
 
 def _path() -> str:

@@ -37,10 +37,20 @@ def crossed() -> list[dict[str, Any]]:
     return [row for row in every if "from" in row]
 
 
+def every_row() -> list[dict[str, Any]]:
+    """Networks in every layout."""
+    return rows(*(f"--network={network}" for network in NETWORKS))
+
+
 def layouts_differ_by() -> tuple[float, int]:
     """Networks in every layout, in float64."""
-    found = rows(*(f"--network={network}" for network in NETWORKS))
-    return worst([row for row in found if row["precision"] == "fp64"])
+    return worst([row for row in every_row() if row["precision"] == "fp64"])
+
+
+def bytes_differ_by() -> tuple[float, int]:
+    """What ranks hold beside the formula of docs/guide/parallelism.md, written out in groundup.scaling.memory."""
+    found = [row for row in every_row() if "held_differs_by" in row]
+    return max(row["held_differs_by"] for row in found), len(found)
 
 
 def continued_runs_differ_by() -> tuple[float, int]:

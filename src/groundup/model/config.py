@@ -88,10 +88,6 @@ class EncoderDecoder(Transformer):
         own = {"layers": layers, "experts_every": min(self.experts_every, layers)}
         return Encoder(**{**shared, **own, "kind": "encoder", "mask": "full"})
 
-    def parameters(self) -> dict[str, int]:
-        """How many numbers are learned, by use, and in `total` (see `groundup.model.count`)."""
-        return count.both_stacks(self)
-
     def flops_per_token(self, read: float = 1.0, written: float = 1.0) -> int:
         """The same, of tokens that the encoder reads and that the decoder writes."""
         return count.flops_of_both(self, read, written)

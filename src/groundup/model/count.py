@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from groundup.model.config import EncoderDecoder
@@ -29,12 +29,7 @@ def parameters(config: Transformer) -> Counts:
     Raises:
         ConfigError: vocabulary or context is still open.
     """
-    return _sum(_ends(config), _stack(config))
-
-
-def both_stacks(config: EncoderDecoder) -> Counts:
-    """The same of an encoder-decoder, whose stacks share the embedding of tokens."""
-    return _sum(_ends(config), _stack(config.encoder), _stack(config), _crossing(config))
+    return _sum(ends(config), between(config))
 
 
 def flops_per_token(config: Transformer, context: int | None = None, predicted: float = 1.0) -> int:
@@ -110,7 +105,15 @@ def _scores(config: Transformer, length: float) -> float:
     return products * config.heads * config.channels * seen
 
 
-def _ends(config: Transformer) -> Counts:
+def between(config: Transformer) -> Counts:
+    """What stands between the embedding of tokens, which an encoder-decoder's stacks share, and the head."""
+    encoder = getattr(config, "encoder", None)
+    if encoder is None:
+        return _sum(_stack(config))
+    return _sum(_stack(encoder), _stack(config), _crossing(cast("EncoderDecoder", config)))
+
+
+def ends(config: Transformer) -> Counts:
     """What stands before and behind the stacks: the embedding of tokens and the head."""
     vocabulary, _ = config.closed()
     matrix = 0 if config.tied else vocabulary * config.embedded
