@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from groundup.core.config import group, option, schema
+from groundup.core.errors import ConfigError, nearest
+
+FIELDS = ("code", "packages", "python", "driver", "hardware")
+"""Of the environment a run is computed in."""
 
 group("trainer", "where a run computes and how often it looks at itself")
 
@@ -27,4 +31,16 @@ class Trainer:
     )
     validate_first: bool = option(False, "look at held-out text before the first step too, to see what is forgotten")
     batches: int | None = option(None, "train on no more than so many different steps, over and over", at_least=1)
+    environment: dict[str, str] = option(
+        {},
+        f"what to do if a run goes on with other {', '.join(FIELDS)} than it had: warn (where nothing is said), "
+        "refuse or ignore, e.g. {code: refuse}",
+    )
     profile: bool = option(False, "write a trace of the first steps to the run folder's profile/")
+
+    def __post_init__(self) -> None:
+        for field, rule in self.environment.items():
+            if field not in FIELDS:
+                raise ConfigError(f"environment.{field}", "is no part of an environment", nearest(field, FIELDS))
+            if rule not in ("warn", "refuse", "ignore"):
+                raise ConfigError(f"environment.{field}={rule}", "is no rule", "choose warn, refuse or ignore")

@@ -278,8 +278,8 @@ class Train:
             if checkpoint.step_of(source) >= plan[-1].last.steps and report.exists() and not self.resume:
                 say(f"complete: {report}")
                 return
+        self._keep_environment(folder, 0 if source is None else checkpoint.step_of(source))
         if ranks.rank() == 0:
-            make_folder(folder)
             segment_list.write(folder, to_dict(self), plan)
         say(f"run folder {folder}")
         outcome = train(self, folder, plan, source)
@@ -287,6 +287,17 @@ class Train:
             say(f"finished weights: {told(outcome.held_out)}")
             write_run_report(folder, self, outcome)
             say(f"report: {folder / 'report.html'}")
+
+    def _keep_environment(self, folder: Path, step: int) -> None:
+        """See whether this is where the run was computed so far, and note it if it is not."""
+        from groundup.trainer import environment
+        from groundup.trainer.device import device_of
+
+        if ranks.rank() == 0:
+            make_folder(folder)
+        now = environment.gather(device_of(self.trainer)[0], self.plugins)
+        row = {"step": step, "data": Manifest.read(self.data.path).digest, "seed": self.seed, "environment": now}
+        environment.keep(folder, row, self.trainer.environment, say, write=ranks.rank() == 0)
 
     def _source(self, folder: Path) -> Path | None:
         if self.resume:
