@@ -202,6 +202,7 @@ def test_two_ranks_end_where_one_does(place: Path) -> None:
 
 
 C = ("classification", "classification.jsonl")
+MIXED, BOOLS = ("classification", "mixed.jsonl"), ("classification", "bools.jsonl")
 BAD: dict[str, tuple[str, dict[str, Any] | str, dict[str, Any]]] = {
     r"bad\.jsonl:2: has no field label; give data\.label=FIELD; did you mean lable": (
         "classification",
@@ -277,6 +278,8 @@ def test_an_example_that_cannot_be_used_is_told_with_its_line_and_leaves_nothing
 @pytest.mark.parametrize(
     ("says", "task", "path", "further"),
     [
+        (r"mixed\.jsonl:3: label .* is a string, and that of mixed\.jsonl:1 a whole number; write", *MIXED, {}),
+        (r"new\.jsonl:1: .* is a string, and that of bools\.jsonl:1 true or false", *BOOLS, {"held_out": "new.jsonl"}),
         (r"no weights whose tokenizer could be taken; give model\.init_from", *C, {"tokenizer": None}),
         (r"data\.tokenizer=data: holds no tokenizer", *C, {"tokenizer": "data"}),
         (r"nowhere\.jsonl: is missing", "classification", "nowhere.jsonl", {}),
@@ -293,6 +296,8 @@ def test_a_file_that_cannot_be_used_is_told(
     says: str, task: str, path: str, further: dict[str, Any], place: Path
 ) -> None:
     write(place / "new.jsonl", [{"text": "a", "label": "z"}])
+    write(place / "mixed.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 2}, {"text": "c", "label": "1"}])
+    write(place / "bools.jsonl", [{"text": "a", "label": True}, {"text": "b", "label": False}])
     write(place / "one.jsonl", [{"text": str(number), "label": "x"} for number in range(50)])
     write(place / "same.jsonl", [{"text": str(number), "score": 2} for number in range(50)])
     (place / "empty.jsonl").write_text("\n")
