@@ -326,6 +326,25 @@ def test_a_prepared_folder_serves_for_its_task_alone(place: Path) -> None:
         run(*given, f"data.path={data}", "objective.task=span")
 
 
+@pytest.mark.parametrize("copies", [0, 7])
+def test_held_out_examples_that_are_trained_on_are_counted_and_told(
+    copies: int, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, others = lines(80, "span"), lines(30, "span", 5)
+    rows = [*({**row, "question": "where?"} for row in trained[:9]), *others, *trained[:copies]]
+    known = {(row["text"], row["question"]) for row in trained}
+    expected = sum((row["text"], row["question"]) in known for row in rows)
+    assert expected == copies, "a text with another pair is another example"
+    write(place / "dev.jsonl", rows)
+    folder = run(*options("span", "data.held_out=dev.jsonl", "data.epochs=1"))
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    note = f"note: {copies} of {len(rows)} held-out examples have the texts of one that is trained on: "
+    assert [line.startswith(note) for line in told] == [True] * bool(copies)
+    assert json.loads((folder / "report.json").read_text())["shared"] == copies
+    page = (folder / "report.md").read_text()
+    assert (f"{copies} of them have the texts of an example that was trained on" in page) == bool(copies)
+
+
 def test_texts_that_are_the_same_are_on_one_side_and_packed_files_are_read(place: Path) -> None:
     rows = lines(60, "classification")
     with gzip.open(place / "packed.jsonl.gz", "wt") as file:

@@ -64,6 +64,14 @@ def fill_in(data: Examples, objective: Any, manifest: Manifest) -> None:
     objective.classes, objective.mean, objective.deviation = about.classes, about.mean, about.deviation
 
 
+def warn(manifest: Manifest, where: str) -> None:
+    """Say how many held-out examples are trained on too."""
+    about = Answered.read(manifest, where)
+    if about.shared:
+        measured = f"{about.shared:,} of {about.counts[HELD_OUT]:,} held-out examples have the texts of one that is"
+        say(f"note: {measured} trained on: what is measured on them may be remembered")
+
+
 def prepared(data: Examples, task: str, begun_with: str | None) -> Path:
     """The folder that a file of examples becomes, beside other data; a second run finds it there.
 
@@ -100,7 +108,7 @@ def prepared(data: Examples, task: str, begun_with: str | None) -> Path:
 
 
 class _Preparing:
-    """One pass over the examples, in constant memory but for their answers."""
+    """One pass over the examples, in constant memory but for their answers and a hash of each."""
 
     def __init__(self, data: Examples, task: str, tokenizer: Tokenizer, place: Path) -> None:
         self.data, self.task, self.tokenizer = data, task, tokenizer

@@ -282,6 +282,8 @@ class Train:
             make_folder(folder)
             segment_list.write(folder, to_dict(self), plan)
         say(f"run folder {folder}")
+        if self.data.kind == "examples":
+            examples.warn(Manifest.read(self.data.path), self.data.path)
         outcome = train(self, folder, plan, source)
         if outcome.held_out and ranks.rank() == 0:
             say(f"finished weights: {told(outcome.held_out)}")
