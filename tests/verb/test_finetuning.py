@@ -317,6 +317,28 @@ def test_examples_and_text_are_for_objectives_of_their_own() -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_runs_length_is_said_once() -> None:
+    config = composed("train", *options("classification"))
+    config.check()
+    said = config.tokens
+    assert said % 16 == 0 and 0 < said < 2 * 80 * 16
+    config.check()
+    assert config.tokens == said, "what was filled in is no contradiction"
+    composed("train", *options("classification", f"tokens={said}")).check()
+    with pytest.raises(
+        ConfigError, match=rf"^tokens=4096: is not what data\.epochs=2 says, which is {said}; "
+    ) as caught:
+        composed("train", *options("classification", "tokens=4096")).check()
+    assert "\n" not in str(caught.value)
+    for given, expected in (("tokens=4096", 4096), ("tokens=null", 3_000_000)):
+        config = composed("train", *options("classification", "data.epochs=null", given))
+        config.check()
+        assert (config.tokens, config.plan()[-1].last.tokens) == (expected, -(-expected // 256) * 256)
+    longer = composed("train", *options("classification", "extend_tokens=1000"))
+    longer.check()
+    assert [segment.last.tokens for segment in longer.plan()] == [-(-said // 256) * 256, -(-(said + 1000) // 256) * 256]
+
+
 def test_a_prepared_folder_serves_for_its_task_alone(place: Path) -> None:
     folder = run(*options("classification", "stop_steps=1"))
     (data,) = (place / "data").iterdir()
