@@ -161,6 +161,26 @@ def test_predictions_are_those_that_were_measured() -> None:
         open_run(folder, print)
 
 
+def test_predictions_read_as_much_and_answer_as_long_as_the_run_did_and_tell_of_what_is_cut() -> None:
+    further = ("data.epochs=1", "model.context=64", "objective.answer_tokens=2", "trainer.validate_every=null")
+    folder = run(*options("span", *further))
+    predictor = Predictor(folder)
+    assert (predictor.layout.context, predictor.net.context) == (32, 64)
+    texts, pairs = ["abc", "a" * 40, "abx" * 5], ["which?", "which?", "w" * 100]
+    with pytest.warns(UserWarning, match=r"^2 of 3 texts do not fit in context=32 and are cut$") as caught:
+        found = predictor.predict(texts, pairs)
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+    assert [answer["cut"] for answer in found] == [0, 40 + 6 - 29, 15 + 100 - 29]
+    assert [answer["cut"] for answer in Predictor(folder, context=64).predict(texts[:2], pairs[:2])] == [0, 0]
+    torch.nn.init.normal_(predictor.head.out.weight)  # so that long spans are as likely as short ones
+    many = [row["text"] for row in lines(20, "span", 3)]
+    told, two, long = (predictor.predict(many, ["which?"] * 20, most) for most in (None, 2, 30))
+    assert told == two
+    assert max(len(answer["answer"]) for answer in told) == 2 < max(len(answer["answer"]) for answer in long)
+    with pytest.raises(ValueError, match="context=65 is more than the 64 positions"):
+        Predictor(folder, context=65)
+
+
 def test_weights_are_begun_with_and_their_tokenizer_is_taken() -> None:
     first = run(*options("classification"), "runs=first", "data.epochs=1", "trainer.validate_every=null")
     begun = [option for option in options("regression") if not option.startswith(("data.tokenizer", "model"))]

@@ -62,6 +62,7 @@ def fill_in(data: Examples, objective: Any, manifest: Manifest) -> None:
         what = f"holds examples that were prepared for objective.task={about.task}"
         raise ConfigError(f"data.path={data.path}", what, "give their file, or that task")
     objective.classes, objective.mean, objective.deviation = about.classes, about.mean, about.deviation
+    objective.context = data.context
 
 
 def warn(manifest: Manifest, where: str) -> None:
