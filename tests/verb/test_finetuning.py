@@ -161,6 +161,26 @@ def test_predictions_are_those_that_were_measured() -> None:
         open_run(folder, print)
 
 
+def test_predictions_read_as_much_and_answer_as_long_as_the_run_did_and_tell_of_what_is_cut() -> None:
+    further = ("data.epochs=1", "model.context=64", "objective.answer_tokens=2", "trainer.validate_every=null")
+    folder = run(*options("span", *further))
+    predictor = Predictor(folder)
+    assert (predictor.layout.context, predictor.net.context) == (32, 64)
+    texts, pairs = ["abc", "a" * 40, "abx" * 5], ["which?", "which?", "w" * 100]
+    with pytest.warns(UserWarning, match=r"^2 of 3 texts do not fit in context=32 and are cut$") as caught:
+        found = predictor.predict(texts, pairs)
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+    assert [answer["cut"] for answer in found] == [0, 40 + 6 - 29, 15 + 100 - 29]
+    assert [answer["cut"] for answer in Predictor(folder, context=64).predict(texts[:2], pairs[:2])] == [0, 0]
+    torch.nn.init.normal_(predictor.head.out.weight)  # so that long spans are as likely as short ones
+    many = [row["text"] for row in lines(20, "span", 3)]
+    told, two, long = (predictor.predict(many, ["which?"] * 20, most) for most in (None, 2, 30))
+    assert told == two
+    assert max(len(answer["answer"]) for answer in told) == 2 < max(len(answer["answer"]) for answer in long)
+    with pytest.raises(ValueError, match="context=65 is more than the 64 positions"):
+        Predictor(folder, context=65)
+
+
 def test_weights_are_begun_with_and_their_tokenizer_is_taken() -> None:
     first = run(*options("classification"), "runs=first", "data.epochs=1", "trainer.validate_every=null")
     begun = [option for option in options("regression") if not option.startswith(("data.tokenizer", "model"))]
@@ -202,6 +222,7 @@ def test_two_ranks_end_where_one_does(place: Path) -> None:
 
 
 C = ("classification", "classification.jsonl")
+MIXED, BOOLS = ("classification", "mixed.jsonl"), ("classification", "bools.jsonl")
 BAD: dict[str, tuple[str, dict[str, Any] | str, dict[str, Any]]] = {
     r"bad\.jsonl:2: has no field label; give data\.label=FIELD; did you mean lable": (
         "classification",
@@ -277,6 +298,8 @@ def test_an_example_that_cannot_be_used_is_told_with_its_line_and_leaves_nothing
 @pytest.mark.parametrize(
     ("says", "task", "path", "further"),
     [
+        (r"mixed\.jsonl:3: label .* is a string, and that of mixed\.jsonl:1 a whole number; write", *MIXED, {}),
+        (r"new\.jsonl:1: .* is a string, and that of bools\.jsonl:1 true or false", *BOOLS, {"held_out": "new.jsonl"}),
         (r"no weights whose tokenizer could be taken; give model\.init_from", *C, {"tokenizer": None}),
         (r"data\.tokenizer=data: holds no tokenizer", *C, {"tokenizer": "data"}),
         (r"nowhere\.jsonl: is missing", "classification", "nowhere.jsonl", {}),
@@ -293,6 +316,8 @@ def test_a_file_that_cannot_be_used_is_told(
     says: str, task: str, path: str, further: dict[str, Any], place: Path
 ) -> None:
     write(place / "new.jsonl", [{"text": "a", "label": "z"}])
+    write(place / "mixed.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 2}, {"text": "c", "label": "1"}])
+    write(place / "bools.jsonl", [{"text": "a", "label": True}, {"text": "b", "label": False}])
     write(place / "one.jsonl", [{"text": str(number), "label": "x"} for number in range(50)])
     write(place / "same.jsonl", [{"text": str(number), "score": 2} for number in range(50)])
     (place / "empty.jsonl").write_text("\n")
@@ -312,6 +337,28 @@ def test_examples_and_text_are_for_objectives_of_their_own() -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_runs_length_is_said_once() -> None:
+    config = composed("train", *options("classification"))
+    config.check()
+    said = config.tokens
+    assert said % 16 == 0 and 0 < said < 2 * 80 * 16
+    config.check()
+    assert config.tokens == said, "what was filled in is no contradiction"
+    composed("train", *options("classification", f"tokens={said}")).check()
+    with pytest.raises(
+        ConfigError, match=rf"^tokens=4096: is not what data\.epochs=2 says, which is {said}; "
+    ) as caught:
+        composed("train", *options("classification", "tokens=4096")).check()
+    assert "\n" not in str(caught.value)
+    for given, expected in (("tokens=4096", 4096), ("tokens=null", 3_000_000)):
+        config = composed("train", *options("classification", "data.epochs=null", given))
+        config.check()
+        assert (config.tokens, config.plan()[-1].last.tokens) == (expected, -(-expected // 256) * 256)
+    longer = composed("train", *options("classification", "extend_tokens=1000"))
+    longer.check()
+    assert [segment.last.tokens for segment in longer.plan()] == [-(-said // 256) * 256, -(-(said + 1000) // 256) * 256]
+
+
 def test_a_prepared_folder_serves_for_its_task_alone(place: Path) -> None:
     folder = run(*options("classification", "stop_steps=1"))
     (data,) = (place / "data").iterdir()
@@ -319,6 +366,25 @@ def test_a_prepared_folder_serves_for_its_task_alone(place: Path) -> None:
     assert run(*given, f"data.path={data}") == folder
     with pytest.raises(ConfigError, match=r"were prepared for objective\.task=classification"):
         run(*given, f"data.path={data}", "objective.task=span")
+
+
+@pytest.mark.parametrize("copies", [0, 7])
+def test_held_out_examples_that_are_trained_on_are_counted_and_told(
+    copies: int, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, others = lines(80, "span"), lines(30, "span", 5)
+    rows = [*({**row, "question": "where?"} for row in trained[:9]), *others, *trained[:copies]]
+    known = {(row["text"], row["question"]) for row in trained}
+    expected = sum((row["text"], row["question"]) in known for row in rows)
+    assert expected == copies, "a text with another pair is another example"
+    write(place / "dev.jsonl", rows)
+    folder = run(*options("span", "data.held_out=dev.jsonl", "data.epochs=1"))
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    note = f"note: {copies} of {len(rows)} held-out examples have the texts of one that is trained on: "
+    assert [line.startswith(note) for line in told] == [True] * bool(copies)
+    assert json.loads((folder / "report.json").read_text())["shared"] == copies
+    page = (folder / "report.md").read_text()
+    assert (f"{copies} of them have the texts of an example that was trained on" in page) == bool(copies)
 
 
 def test_texts_that_are_the_same_are_on_one_side_and_packed_files_are_read(place: Path) -> None:

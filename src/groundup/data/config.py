@@ -125,7 +125,9 @@ class Examples:
     context: int = option(128, "tokens of a row, a text and its pair together; longer ones are cut", at_least=8)
     batch_tokens: int = option(4096, "positions per optimizer step, over all ranks: examples x context", at_least=1)
     micro_batch: int = option(32, "examples a rank handles at once", at_least=1)
-    epochs: float | None = option(None, "how often each example is read: sets tokens; null: as tokens says", above=0)
+    epochs: float | None = option(
+        None, "how often each example is read, in the place of tokens; null: as tokens says", above=0
+    )
     skips: list[list[int]] = option([], "ranges [first, end) of sample indices never to serve")
     repeat_samples: int | None = option(
         None, "serve the first so many samples over and over, to overfit on purpose", at_least=1

@@ -44,6 +44,7 @@ class Answered:
         paired: whether examples have two texts.
         counts: examples of each split.
         files: the arrays of each split.
+        shared: held-out examples whose texts have the very ids of those of one that is trained on; None: not counted.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Answered:
     paired: bool
     counts: dict[str, int]
     files: dict[str, list[Stored]]
+    shared: int | None = None
 
     @classmethod
     def read(cls, manifest: Manifest, where: str) -> Answered:
@@ -102,6 +104,7 @@ class ExampleWriter:
         self._stack = ExitStack()
         self._answers: dict[str, array[Any]] = {}
         self._right: list[bytes] = []
+        self._seen: dict[str, array[int]] = {}
 
     def add(self, split: str, texts: Sequence[tuple[Any, int]], answer: Any, right: Iterable[str], line: int) -> None:
         """Append an example.
@@ -120,6 +123,7 @@ class ExampleWriter:
                 writer = Writer(self._folder, split, source, self._dtype, SHARD_TOKENS, **options)
                 self._writers[key] = self._stack.enter_context(writer)
             self._writers[key].add(np.asarray(ids), size, {"line": line})
+        self._seen.setdefault(split, array("Q")).append(_key([ids for ids, _ in texts]))
         found = self._answers.setdefault(split, array("d" if self._task == "regression" else "q"))
         found.extend(answer if self._task == "span" else (answer,))
         if self._task == "span" and split == "held_out":
@@ -153,7 +157,9 @@ class ExampleWriter:
             files["held_out"].append(self._stored("held_out/right.bin", b"".join(self._right)))
             files["held_out"].append(self._stored("held_out/right.idx", ends.tobytes()))
         counts = {split: held[TEXT].documents for split, held in splits.items()}
-        about = Answered(self._task, list(classes), mean, deviation, len(self._sources) > 1, counts, files)
+        trained, held_out = (np.array(self._seen.get(split, []), dtype=np.uint64) for split in ("train", "held_out"))
+        shared = int(np.isin(held_out, trained).sum())
+        about = Answered(self._task, list(classes), mean, deviation, len(self._sources) > 1, counts, files, shared)
         end, vocabulary = self._tokenizer.end, self._tokenizer.vocabulary
         made = Manifest(
             Vocabulary(self._tokenizer.digest, vocabulary, end, self._dtype), splits, {ABOUT: asdict(about)}
@@ -170,6 +176,13 @@ class ExampleWriter:
     def _stored(self, name: str, content: bytes) -> Stored:
         atomic_write(self._folder / name, content)
         return Stored.of(self._folder, name)
+
+
+def _key(texts: Sequence[Any]) -> int:
+    """A number that equal texts have in common, and others by a chance of 2**-64."""
+    parts = [np.asarray(ids, dtype="<i8").tobytes() for ids in texts]
+    hashed = hashlib.blake2b(b"".join(len(part).to_bytes(8, "little") + part for part in parts), digest_size=8)
+    return int.from_bytes(hashed.digest(), "little")
 
 
 class Documents:

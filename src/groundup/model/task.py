@@ -24,6 +24,8 @@ class Task:
         first: the first position is read, as of a network that sees the whole text (BERT), else the last one. Of a
             span every position is read.
         dropout: share of what is read that is dropped in training.
+        context: tokens of a row in training; None: not known.
+        answer_tokens: of a span, tokens of the longest answer that was measured.
     """
 
     task: str
@@ -33,6 +35,8 @@ class Task:
     deviation: float = 1.0
     first: bool = True
     dropout: float = 0.0
+    context: int | None = None
+    answer_tokens: int = 30
 
     @property
     def outputs(self) -> int:

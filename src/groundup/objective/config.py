@@ -299,6 +299,7 @@ class Finetune:
     classes: list[str] = option([], "names of the classes; filled in from the data")
     mean: float = option(0.0, "of the scores; filled in from the data")
     deviation: float = option(1.0, "of the scores, their standard deviation; filled in from the data", above=0)
+    context: int | None = option(None, "tokens of a row; filled in from the data", identity=False)
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
@@ -320,6 +321,8 @@ class Finetune:
             deviation=self.deviation,
             first=model.kind == "encoder",
             dropout=self.dropout,
+            context=self.context,
+            answer_tokens=self.answer_tokens,
         )
 
     def build(self, model: Any, optimizer: Any, schedule: Any, setting: Setting) -> Objective:

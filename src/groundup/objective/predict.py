@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,34 +28,40 @@ class Predictor:
     Args:
         folder: of the run.
         device: where it computes.
+        context: tokens that are read of a text and its pair; None: as many as in the run, by which it was measured.
 
     Raises:
         CheckpointError: network or head is missing or damaged.
         DataError: the tokenizer is.
+        ValueError: the network has no positions for so many.
     """
 
-    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, folder: Path, device: torch.device | str = "cpu", context: int | None = None) -> None:
         self.head, self.net = task_head.load(folder).to(device), load(folder, device)
         self.tokenizer, self.task = load_tokenizer(Path(folder) / "tokenizer"), self.head.config
-        self.layout = Layout(self.net.context, self.tokenizer.end, self.task.task == "span")
+        read = context or self.task.context or self.net.context
+        if read > self.net.context:
+            raise ValueError(f"context={read} is more than the {self.net.context} positions of the network")
+        self.layout = Layout(read, self.tokenizer.end, self.task.task == "span")
         self.device = torch.device(device)
         self._lengths = self.tokenizer.byte_lengths()
         self._lead = int(bool(self.tokenizer.card().get("adds_space")))
 
     @torch.no_grad()
     def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, answer_tokens: int = 30
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, answer_tokens: int | None = None
     ) -> list[dict[str, Any]]:
         """What is answered to each text.
 
         Args:
-            texts: each is cut where it, with its pair, is longer than the network's context.
+            texts: each is cut where it, with its pair, is longer than the context; a warning says how many were.
             pairs: the second text of each, if the run's examples had one.
-            answer_tokens: of a span, tokens of the longest answer.
+            answer_tokens: of a span, tokens of the longest answer; None: as in the run, by which it was measured.
 
         Returns:
-            For each text: of a classification `label`, its `probability`, and `probabilities` by class; of a regression
-            `score`; of a span `answer` with `start` and `end`, its characters in the text, or an empty one with None.
+            For each text `cut`, its tokens and its pair's that were not read; and of a classification `label`, its
+            `probability`, and `probabilities` by class; of a regression `score`; of a span `answer` with `start` and
+            `end`, its characters in the text, or an empty one with None.
 
         Raises:
             ValueError: there are not as many pairs as texts.
@@ -62,10 +69,12 @@ class Predictor:
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(pairs)} pairs")
         found: list[dict[str, Any]] = []
+        cuts: list[int] = []
         for first in range(0, len(texts), ROWS):
             some = texts[first : first + ROWS]
             ids = self.tokenizer.encode_batch(some)
             seconds = None if pairs is None else self.tokenizer.encode_batch(pairs[first : first + ROWS])
+            cuts.extend(map(self._cut, ids, seconds or [None] * len(ids)))
             batch, places = self._laid(ids, seconds)
             output = answered(self.net, self.head, batch.to(self.device))
             if self.task.task == "classification":
@@ -74,9 +83,20 @@ class Predictor:
                 scores = output[:, 0] * self.task.deviation + self.task.mean
                 found.extend({"score": score} for score in scores.tolist())
             else:
-                spans = best_spans(output, batch.text_B2.to(self.device), answer_tokens).tolist()
+                most = answer_tokens or self.task.answer_tokens
+                spans = best_spans(output, batch.text_B2.to(self.device), most).tolist()
                 found.extend(map(self._answer, some, ids, spans, places))
-        return found
+        if any(cuts):
+            told = (
+                f"{sum(map(bool, cuts))} of {len(cuts)} texts do not fit in context={self.layout.context} and are cut"
+            )
+            warnings.warn(told, stacklevel=3)  # the frame between is that of no_grad
+        return [{**answer, "cut": cut} for answer, cut in zip(found, cuts, strict=True)]
+
+    def _cut(self, text: Any, pair: Any | None) -> int:
+        """Tokens that are not read."""
+        lengths = len(text), None if pair is None else len(pair)
+        return lengths[0] + (lengths[1] or 0) - sum(self.layout.kept(*lengths))
 
     def _laid(self, ids: Sequence[Any], seconds: Sequence[Any] | None) -> tuple[Labelled, list[Place]]:
         tokens = np.zeros((len(ids), self.layout.context), np.int64)

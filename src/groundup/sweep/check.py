@@ -33,11 +33,11 @@ def check(options: Search, program: Program) -> Any:
         if getattr(base, name) != value:
             what = "would keep a trial from its end, or from going on where it stopped"
             raise ConfigError(f"{name}={getattr(base, name)}", what, "leave it out; another sweep.study starts over")
+    probed = _probe(options, program)
+    base.check()
     if options.pruner is not None and options.pruner.every_tokens >= base.tokens:
         where = f"sweep.pruner.every_tokens={options.pruner.every_tokens}"
         raise ConfigError(where, f"is not below tokens={base.tokens}", "look more often, or leave the pruner out")
-    probed = _probe(options, program)
-    base.check()
     for name, given, config in probed:
         try:
             config.check()

@@ -113,6 +113,11 @@ def _examples(report: Report, figures: Figures) -> None:
         f"How well the finished weights answer {found['count']:,.0f} examples that they were not trained on. What "
         "always gives one answer (the commonest class, the mean score, or none) is the least there is to surpass."
     )
+    if figures.get("shared"):  # a report of an older version does not know
+        report.paragraph(
+            f"{figures['shared']:,} of them have the texts of an example that was trained on, so what they measure may "
+            "be remembered."
+        )
     rows: list[list[Cell]] = []
     for name, value in found.items():
         if name != "count" and not name.startswith(CONSTANT):

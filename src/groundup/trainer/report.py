@@ -76,6 +76,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "precision": precision,
         "held_out": dict(outcome.held_out),
         "held_out_first": held_out_first(logged),
+        "shared": manifest.about.get(ABOUT, {}).get("shared"),
         "tasks": task_figures(logged),
         "speed": speed_figures(read(folder / SPEED)),
         "samples": sample_figures(samples.read(folder), training_texts(storage, load_tokenizer(folder / "tokenizer"))),

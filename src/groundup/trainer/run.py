@@ -44,7 +44,6 @@ class Recipe(Protocol):
 
     name: str
     seed: int
-    tokens: int
     model: Any
     data: Any
     objective: Any

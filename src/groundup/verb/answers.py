@@ -15,6 +15,8 @@ from groundup.tokenizer.protocol import Tokenizer
 LARGEST = 1e100
 """Scores are smaller than this, so that their squares and sums are numbers too."""
 
+_LABELS = {str: "a string", int: "a whole number", bool: "true or false"}
+
 
 @dataclass(frozen=True)
 class Example:
@@ -97,6 +99,7 @@ class Reader:
 
     def __init__(self, data: Examples, task: str) -> None:
         self.data, self.task, self.classes = data, task, Classes()
+        self._first: tuple[str, str] | None = None
 
     def example(self, record: Any, where: str, line: int) -> Example:
         """What a line's object says.
@@ -132,12 +135,19 @@ class Reader:
         label = _field(record, name, "data.label", where)
         if label == "":
             raise DataError(where, f"label in field {name} is empty", "correct the line, or leave it out")
-        if isinstance(label, bool):
-            return str(label).lower()
         if not isinstance(label, str | int):
             remedy = "set objective.task=regression data.score=FIELD" if isinstance(label, float) else "correct it"
             raise DataError(where, f"label in field {name} is no string or whole number but {_kind(label)}", remedy)
-        return label
+        self._expect_one_kind(label, where)
+        return str(label).lower() if isinstance(label, bool) else label
+
+    def _expect_one_kind(self, label: str | int, where: str) -> None:
+        """Whether 1 and "1" are one class is not for us to say."""
+        kind = _LABELS[type(label)]
+        known, first = self._first = self._first or (kind, where)
+        if kind != known:
+            what = f"label in field {self.data.label} is {kind}, and that of {first} {known}"
+            raise DataError(where, what, "write all labels in one way")
 
     def _score(self, record: dict[str, Any], where: str) -> float:
         name = self.data.score

@@ -62,6 +62,15 @@ def fill_in(data: Examples, objective: Any, manifest: Manifest) -> None:
         what = f"holds examples that were prepared for objective.task={about.task}"
         raise ConfigError(f"data.path={data.path}", what, "give their file, or that task")
     objective.classes, objective.mean, objective.deviation = about.classes, about.mean, about.deviation
+    objective.context = data.context
+
+
+def warn(manifest: Manifest, where: str) -> None:
+    """Say how many held-out examples are trained on too."""
+    about = Answered.read(manifest, where)
+    if about.shared:
+        measured = f"{about.shared:,} of {about.counts[HELD_OUT]:,} held-out examples have the texts of one that is"
+        say(f"note: {measured} trained on: what is measured on them may be remembered")
 
 
 def prepared(data: Examples, task: str, begun_with: str | None) -> Path:
@@ -100,7 +109,7 @@ def prepared(data: Examples, task: str, begun_with: str | None) -> Path:
 
 
 class _Preparing:
-    """One pass over the examples, in constant memory but for their answers."""
+    """One pass over the examples, in constant memory but for their answers and a hash of each."""
 
     def __init__(self, data: Examples, task: str, tokenizer: Tokenizer, place: Path) -> None:
         self.data, self.task, self.tokenizer = data, task, tokenizer

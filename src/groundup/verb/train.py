@@ -38,6 +38,9 @@ from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Change, Segment
 from groundup.verb import examples, text
 
+TOKENS = 3_000_000
+"""What a run is trained on where nothing says how long it is."""
+
 
 @schema("verb", "train")
 class Train:
@@ -45,7 +48,7 @@ class Train:
 
     name: str = option("nano", "the run's name; its folder is runs/<name>/<hash of the config>", identity=False)
     seed: int = option(0, "of initial weights, data order and dropout", at_least=0)
-    tokens: int = option(MISSING, "tokens to train on", at_least=1)
+    tokens: int | None = option(None, f"tokens to train on; null: as data.epochs says, else {TOKENS:,}", at_least=1)
     model: Any = option(MISSING, "the network")
     data: Any = option(MISSING, "the shards and how they become steps")
     objective: Any = option(MISSING, "what is minimised")
@@ -80,7 +83,7 @@ class Train:
         manifest = self.data.check()
         if self.data.kind == "examples":
             examples.fill_in(self.data, self.objective, manifest)
-            self.tokens = self.data.length(manifest) or self.tokens
+        self._settle_length(manifest)
         self._check_beginning(manifest)
         self._check_objective(manifest, self.objective)
         if getattr(self.model, "mup_base", None) is not None and self.optimizer.kind == "sgd":
@@ -126,6 +129,17 @@ class Train:
             self.launcher.settle(devices_of(device_of(self.trainer)[0]))
         except ConfigError as error:
             raise error.under("launcher") from None
+
+    def _settle_length(self, manifest: Manifest) -> None:
+        """A run's length is said once: by its tokens or by how often examples are read."""
+        said = self.data.length(manifest) if self.data.kind == "examples" else None
+        if said is not None and self.tokens not in (None, said):
+            raise ConfigError(
+                f"tokens={self.tokens}",
+                f"is not what data.epochs={self.data.epochs:g} says, which is {said}",
+                "leave it out, or set data.epochs=null",
+            )
+        self.tokens = said or self.tokens or TOKENS
 
     def _check_layout(self, data: Any) -> None:
         """The strategy must be able to spread this network and batch over the ranks that were or will be started."""
@@ -242,10 +256,12 @@ class Train:
         changes = [(change.tokens, dict(change.set), f"change at {change.tokens} tokens") for change in self.changes]
         if changes != sorted(changes, key=lambda change: change[0]):
             raise ConfigError("changes", "are not in the order of their tokens", "sort them")
-        tokens = self.tokens
+        tokens = self.tokens or TOKENS
         if self.extend_tokens:
+            changes.append(
+                (tokens, {"tokens": tokens + self.extend_tokens}, f"extended by {self.extend_tokens} tokens")
+            )
             tokens += self.extend_tokens
-            changes.append((self.tokens, {"tokens": tokens}, f"extended by {self.extend_tokens} tokens"))
         return segment_list.plan(self, changes, tokens)
 
     def folder(self) -> Path:
@@ -282,6 +298,8 @@ class Train:
         if ranks.rank() == 0:
             segment_list.write(folder, to_dict(self), plan)
         say(f"run folder {folder}")
+        if self.data.kind == "examples":
+            examples.warn(Manifest.read(self.data.path), self.data.path)
         outcome = train(self, folder, plan, source)
         if outcome.held_out and ranks.rank() == 0:
             say(f"finished weights: {told(outcome.held_out)}")
