@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -160,3 +162,25 @@ def one_rank_two_ranks_and_back() -> tuple[float, int]:
 def losses(folder: Path) -> list[tuple[str, str, float]]:
     """Step, metric and value of every logged loss and sample count."""
     return [(row[0], row[1], float(row[2])) for row in rows(folder) if row[1] in ("train/loss", "train/samples")]
+
+
+def archive_repeats() -> tuple[float, int]:
+    """The default run, packed, unpacked elsewhere, and trained again by what was packed."""
+    with tempfile.TemporaryDirectory(prefix="groundup-proof-") as place:
+        folder = Path(place)
+        base = [f"data.path={folder}/data", f"runs={folder}/runs", "stop_steps=200"]
+        for words in (["prepare.py", f"path={folder}/data"], ["train.py", *base]):
+            subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        packed = ["groundup.verb.archive", str(folder / "runs/nano"), "--out", str(folder / "run.tar.gz")]
+        subprocess.run([sys.executable, "-m", *packed], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        unpacked = folder / "unpacked"
+        with tarfile.open(folder / "run.tar.gz") as tar:
+            tar.extractall(unpacked, filter="data")
+        shutil.rmtree(folder / "runs")
+        shutil.rmtree(folder / "data")
+        words = [sys.executable, "-m", "groundup.verb.repeat", "run", "--data", "data"]
+        environment = {**os.environ, "PYTHONPATH": "code/src"}
+        done = subprocess.run(words, cwd=unpacked, env=environment, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, file=sys.stderr)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return float(found["losses"] - done.stdout.count("the loss was")), found["losses"]
