@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from groundup.data.pieces import Pieces
     from groundup.data.view import View
     from groundup.objective.base import Objective, Setting
+    from groundup.tokenizer.protocol import Tokenizer
 
 group("objective", "what is minimised, and how its gradient is bounded")
 
@@ -40,6 +41,22 @@ class Pretrain:
     def extra_ids(self) -> int:
         """Ids that are needed behind the tokenizer's."""
         return 0
+
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """Ids of the tokenizer that options name to stand for what is hidden, by the option."""
+        return {}
+
+    def check_ids(self, tokenizer: Tokenizer) -> None:
+        """Whether the ids that options name are free to be given this meaning.
+
+        Raises:
+            ConfigError: text is made of one, it ends documents, or it has another meaning here.
+        """
+        own = range(tokenizer.vocabulary, tokenizer.vocabulary + self.extra_ids)
+        for name, ids in self.named_ids.items():
+            for number in ids:
+                _expect_free(f"objective.{name}={ids[0]}", number, ids[0], tokenizer, own)
 
     def check(self, model: Any) -> None:
         """Whether a network of this config can be trained so.
@@ -131,6 +148,11 @@ class Masked(Pretrain):
         """The mask, unless the tokenizer has one."""
         return int(self.mask_id is None)
 
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """As for `Pretrain`."""
+        return {} if self.mask_id is None else {"mask_id": range(self.mask_id, self.mask_id + 1)}
+
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
         if getattr(model, "mask", "causal") != "full":
@@ -172,6 +194,12 @@ class Span(Pretrain):
         """The sentinels, unless the tokenizer has them."""
         return self.sentinels if self.first_sentinel is None else 0
 
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """As for `Pretrain`."""
+        first = self.first_sentinel
+        return {} if first is None else {"first_sentinel": range(first, first - self.sentinels, -1)}
+
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
         _expect_two_stacks("span", model)
@@ -208,6 +236,11 @@ class Denoise(Pretrain):
     def extra_ids(self) -> int:
         """The mask, unless the tokenizer has one."""
         return int(self.mask_id is None)
+
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """As for `Pretrain`."""
+        return {} if self.mask_id is None else {"mask_id": range(self.mask_id, self.mask_id + 1)}
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
@@ -251,6 +284,12 @@ class Ul2(Pretrain):
         from groundup.data.counts import MODES
 
         return (self.sentinels if self.first_sentinel is None else 0) + len(MODES)
+
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """As for `Pretrain`."""
+        first = self.first_sentinel
+        return {} if first is None else {"first_sentinel": range(first, first - self.sentinels, -1)}
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
@@ -350,6 +389,22 @@ def _expect_id(name: str, value: int | None, model: Any) -> None:
             f"is no id of a network with model.vocabulary={model.vocabulary}",
             "give one that the tokenizer has, or null for ids of its own",
         )
+
+
+def _expect_free(where: str, number: int, first: int, tokenizer: Tokenizer, own: range) -> None:
+    apart = tokenizer.apart()
+    if number in own:
+        what = "is an id that the objective adds for a meaning of its own"
+    elif number >= tokenizer.vocabulary or number in apart.values():
+        return
+    elif number == tokenizer.end:
+        what = "is the id that ends documents"
+    else:
+        what = f"is a piece that text is made of, {tokenizer.decode([number])!r}"
+    reached = "" if number == first else f"counts down to {number}, which "
+    some = ", ".join(f"{i} {piece}" for piece, i in list(apart.items())[:8])
+    known = f"an id that no text is made of ({some}), or " if apart else ""
+    raise ConfigError(where, f"{reached}{what}", f"give {known}null for ids behind the tokenizer's")
 
 
 def _expect_sentinels(first: int | None, sentinels: int) -> None:

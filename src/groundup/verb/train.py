@@ -7,7 +7,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import groundup.callback.config
 import groundup.data.config
@@ -37,6 +37,9 @@ from groundup.trainer.console import say
 from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Change, Segment
 from groundup.verb import examples, text
+
+if TYPE_CHECKING:
+    from groundup.tokenizer.protocol import Tokenizer
 
 TOKENS = 3_000_000
 """What a run is trained on where nothing says how long it is."""
@@ -216,6 +219,15 @@ class Train:
             )
         if hasattr(objective, "check"):
             objective.check(self.model)
+        if getattr(objective, "named_ids", {}):
+            objective.check_ids(self._tokenizer())
+
+    def _tokenizer(self) -> Tokenizer:
+        """The tokenizer of the data."""
+        from groundup.data.opening import storage_of, tokenizer_folder
+        from groundup.tokenizer.load import load
+
+        return load(tokenizer_folder(storage_of(self.data)))
 
     def _begin(self) -> None:
         """Take the shape of the network whose weights are begun with, and prepare a text that stands for data."""
