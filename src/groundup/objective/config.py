@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
@@ -37,6 +37,9 @@ class Pretrain:
         0.001, "with model.experts: weight of their routers' z-loss (Zoph et al. 2022)", at_least=0
     )
 
+    id_option: ClassVar[tuple[str, tuple[str, ...]]] = ("", ())
+    """The option that names ids of the tokenizer for what is hidden, and what such pieces are called."""
+
     @property
     def extra_ids(self) -> int:
         """Ids that are needed behind the tokenizer's."""
@@ -46,6 +49,16 @@ class Pretrain:
     def named_ids(self) -> dict[str, range]:
         """Ids of the tokenizer that options name to stand for what is hidden, by the option."""
         return {}
+
+    def without_more(self, tokenizer: Tokenizer) -> str:
+        """What to do where a network has no ids behind its tokenizer's: name one of these, where they may do."""
+        option, names = self.id_option
+        apart = tokenizer.apart()
+        known = next((f"{apart[name]}, the tokenizer's {name}" for name in names if name in apart), None)
+        some = ", ".join(f"{i} {piece}" for piece, i in list(apart.items())[:8])
+        if getattr(self, option, None) is not None or not apart:
+            return "begin with a network that has some, or with random weights"
+        return f"set objective.{option}={known or f'one of the ids that no text is made of ({some})'}"
 
     def check_ids(self, tokenizer: Tokenizer) -> None:
         """Whether the ids that options name are free to be given this meaning.
@@ -134,6 +147,7 @@ class Masked(Pretrain):
     random: float = option(0.1, "of these, the share that a random token stands for", at_least=0, at_most=1)
     whole_words: bool = option(False, "hide whole words, which whitespace parts (Cui et al. 2019)")
     mask_id: int | None = option(None, MASK_ID, at_least=0)
+    id_option = ("mask_id", ("<mask>", "[MASK]"))
 
     def __post_init__(self) -> None:
         if self.masked + self.random > 1 + 1e-9:
@@ -185,6 +199,7 @@ class Span(Pretrain):
     mean: float = option(3.0, "tokens of a hidden span on average", at_least=1)
     sentinels: int = option(100, "ids that stand for spans; there are no more spans in a window", at_least=1)
     first_sentinel: int | None = option(None, FIRST_SENTINEL, at_least=0)
+    id_option = ("first_sentinel", ("<extra_id_0>",))
 
     def __post_init__(self) -> None:
         _expect_sentinels(self.first_sentinel, self.sentinels)
@@ -231,6 +246,7 @@ class Denoise(Pretrain):
     mean: float = option(3.0, "tokens of a hidden span on average, by Poisson's law", at_least=0.5)
     permute: bool = option(True, "put the sentences of each document in a random order")
     mask_id: int | None = option(None, MASK_ID, at_least=0)
+    id_option = ("mask_id", ("<mask>", "[MASK]"))
 
     @property
     def extra_ids(self) -> int:
@@ -274,6 +290,7 @@ class Ul2(Pretrain):
 
     sentinels: int = option(100, "ids that stand for spans; there are no more spans in a window", at_least=1)
     first_sentinel: int | None = option(None, FIRST_SENTINEL, at_least=0)
+    id_option = ("first_sentinel", ("<extra_id_0>",))
 
     def __post_init__(self) -> None:
         _expect_sentinels(self.first_sentinel, self.sentinels)

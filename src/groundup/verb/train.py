@@ -191,6 +191,13 @@ class Train:
         vocabulary = manifest.tokenizer.vocabulary + extra
         if self.model.vocabulary is None:
             self.model.vocabulary = vocabulary
+        elif self._begun_with is not None and manifest.tokenizer.vocabulary <= self.model.vocabulary < vocabulary:
+            spare = self.model.vocabulary - manifest.tokenizer.vocabulary
+            raise ConfigError(
+                f"model.init_from={self._begun_with}",
+                f"has {spare} ids behind its tokenizer's, and objective={objective.kind} needs {extra} more",
+                objective.without_more(self._tokenizer()),
+            )
         elif self.model.vocabulary < vocabulary:
             more = f" and objective={objective.kind} {extra} more" if extra else ""
             raise ConfigError(
