@@ -13,6 +13,7 @@ import tokenizers as hf
 import torch
 
 import groundup.objective.config  # noqa: F401  # it registers the group
+from groundup.core.bits import OF_TEXT
 from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError
 from groundup.core.keyed import derive
@@ -260,6 +261,15 @@ def test_the_network_it_is_for_learns_from_it(kind: str, tmp_path: Path, one_thr
     of_text = kept & (batch.targets_BT < TOKENIZER.end)
     assert int(module._bytes_of(batch.targets_BT, kept)) == int(of_text.sum()), "extra ids stand for no bytes"
     assert module.flops_per_token > 0
+
+
+@every_kind
+def test_figures_are_called_bits_per_byte_only_where_what_is_predicted_goes_on_from_the_text(kind: str) -> None:
+    rows = text(8)
+    (batch,) = shown(view(kind), rows, [CONTEXT] * 8, np.arange(8)).micro_batches
+    predicted = [row[row != IGNORED].tolist() for row in batch.targets_BT]
+    goes_on = all(row.tolist()[-len(told) :] == told for row, told in zip(rows, predicted, strict=True))
+    assert (from_dict("objective", KINDS[kind][0]).unit == OF_TEXT) == goes_on == kind.startswith("prefix")
 
 
 def test_draws_of_different_uses_are_different() -> None:

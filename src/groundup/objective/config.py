@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from groundup.core import bits
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
 from groundup.model.task import TASKS, Task
@@ -39,6 +40,11 @@ class Pretrain:
 
     id_option: ClassVar[tuple[str, tuple[str, ...]]] = ("", ())
     """The option that names ids of the tokenizer for what is hidden, and what such pieces are called."""
+
+    @property
+    def unit(self) -> str:
+        """What figures of held-out text are in."""
+        return bits.OF_TEXT
 
     @property
     def extra_ids(self) -> int:
@@ -158,6 +164,11 @@ class Masked(Pretrain):
             )
 
     @property
+    def unit(self) -> str:
+        """As for `Pretrain`."""
+        return bits.OF_HIDDEN
+
+    @property
     def extra_ids(self) -> int:
         """The mask, unless the tokenizer has one."""
         return int(self.mask_id is None)
@@ -205,6 +216,11 @@ class Span(Pretrain):
         _expect_sentinels(self.first_sentinel, self.sentinels)
 
     @property
+    def unit(self) -> str:
+        """As for `Pretrain`."""
+        return bits.OF_HIDDEN
+
+    @property
     def extra_ids(self) -> int:
         """The sentinels, unless the tokenizer has them."""
         return self.sentinels if self.first_sentinel is None else 0
@@ -247,6 +263,11 @@ class Denoise(Pretrain):
     permute: bool = option(True, "put the sentences of each document in a random order")
     mask_id: int | None = option(None, MASK_ID, at_least=0)
     id_option = ("mask_id", ("<mask>", "[MASK]"))
+
+    @property
+    def unit(self) -> str:
+        """As for `Pretrain`."""
+        return bits.OF_RESTORED
 
     @property
     def extra_ids(self) -> int:
@@ -294,6 +315,11 @@ class Ul2(Pretrain):
 
     def __post_init__(self) -> None:
         _expect_sentinels(self.first_sentinel, self.sentinels)
+
+    @property
+    def unit(self) -> str:
+        """As for `Pretrain`."""
+        return bits.OF_HIDDEN
 
     @property
     def extra_ids(self) -> int:
@@ -356,6 +382,11 @@ class Finetune:
     mean: float = option(0.0, "of the scores; filled in from the data")
     deviation: float = option(1.0, "of the scores, their standard deviation; filled in from the data", above=0)
     context: int | None = option(None, "tokens of a row; filled in from the data", identity=False)
+
+    @property
+    def unit(self) -> str:
+        """What is sought on held-out examples."""
+        return "loss on examples"
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""

@@ -24,7 +24,7 @@ import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
 from groundup.core import checkpoint, ranks
-from groundup.core.bits import told
+from groundup.core.bits import OF_TEXT, told
 from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
 from groundup.core.config.verb import command
 from groundup.core.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -321,7 +321,7 @@ class Train:
             examples.warn(Manifest.read(self.data.path), self.data.path)
         outcome = train(self, folder, plan, source)
         if outcome.held_out and ranks.rank() == 0:
-            say(f"finished weights: {told(outcome.held_out)}")
+            say(f"finished weights: {told(outcome.held_out, getattr(self.objective, 'unit', OF_TEXT))}")
             write_run_report(folder, self, outcome)
             say(f"report: {folder / 'report.html'}")
 
