@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from groundup.core.bits import OF_TEXT
 from groundup.core.progress import Progress
 from groundup.trainer.loggers import Csv
 
@@ -43,6 +44,7 @@ class Tiny(lightning.LightningModule):
         self.nets = nn.ModuleDict({"model": nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 1))})
         self.last: dict[str, float | Tensor] = {}
         self.validation: dict[str, float] = {}
+        self.unit = OF_TEXT
         self.flops_per_token = 100.0
         self.tokenizer: Any = None
         self.setting = SimpleNamespace(precision="fp32")

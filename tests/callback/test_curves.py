@@ -30,6 +30,8 @@ def test_what_was_not_logged_has_no_panel(tmp_path: Path) -> None:
     assert [line.name for line in panels[1].lines] == ["code"]
     history.append(2, {"held_out/bible": 1.0})
     assert [line.name for line in panels_of(read(history.path))[1].lines] == ["all", "code", "bible"]
+    titles = [panels_of(read(history.path), *unit)[1].title for unit in ((), ("bits per hidden byte",))]
+    assert titles == ["held-out bits per byte", "held-out bits per hidden byte"]
     assert draw(tmp_path) == tmp_path / PICTURE
 
 

@@ -10,6 +10,7 @@ import pytest
 from groundup.callback import config
 from groundup.callback.progress import Progress, describe
 from groundup.callback.throughput import Throughput
+from groundup.core.bits import OF_HIDDEN
 from groundup.core.errors import ConfigError
 
 
@@ -45,6 +46,16 @@ def test_held_out_figures_are_told_and_then_stay_in_the_line(run, capsys) -> Non
     told = lines(capsys.readouterr().out)
     assert told[2] == "step 2  held-out bits per byte 1.2500  (bible 1.5000)"
     assert "held-out 1.2500 bits/byte" in told[3] and "held-out" not in told[0]
+
+
+def test_figures_of_hidden_text_are_called_so(run, capsys) -> None:
+    def masked(module) -> None:
+        module.unit = OF_HIDDEN
+
+    run(Progress(config.Progress(every_steps=1, every_seconds=None)), steps=3, validate=2, prepare=masked)
+    told = lines(capsys.readouterr().out)
+    assert told[2] == "step 2  held-out bits per hidden byte 1.2500  (bible 1.5000)"
+    assert "held-out 1.2500 bits/hidden byte" in told[3]
 
 
 def test_utilisation_is_called_mfu_only_against_a_published_peak(run) -> None:

@@ -19,7 +19,7 @@ from groundup.evaluation.page import page as evaluation_page
 from groundup.interop.card import card, recorded
 from groundup.interop.folder import export
 from groundup.model.config import Decoder
-from groundup.model.load import load
+from groundup.model.load import load, read_config
 from groundup.shard.manifest import Holding, Manifest, Shard, Stored, Vocabulary
 from groundup.tokenizer.byte import Bytes
 from groundup.trainer import segments
@@ -241,6 +241,18 @@ def test_only_the_newest_evaluation_of_the_finished_weights_is_shown(made: Make,
         assert "| toxigen | 0 | acc | 0.3125 | 0.0146 | 1,003 |" in found[name]
         assert "early" not in found[name] and "before" not in found[name]
     assert "Nobody should deploy" in found["Bias and toxicity"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit"),
+    [("pretrain", "bits per byte"), ("masked", "bits per hidden byte"), ("span", "bits per hidden byte")],
+)
+def test_figures_of_hidden_text_are_called_so(kind: str, unit: str, made: Make) -> None:
+    run = made(Bytes())
+    atomic_json(run / "report.json", {**REPORT, "config": {**CONFIG, "objective": {"kind": kind}}})
+    said = card("x", "Net", read_config(run), Bytes(), recorded(run, Bytes().digest))
+    assert f"| held-out text | {unit} |" in said
+    assert ("no measure of the text" in said) == (kind != "pretrain")
 
 
 def test_weights_that_were_begun_with_are_told(made: Make) -> None:

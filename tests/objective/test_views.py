@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers as hf
 import torch
 
+import groundup.objective.config  # noqa: F401  # it registers the group
+from groundup.core.bits import OF_TEXT
 from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError
 from groundup.core.keyed import derive
@@ -20,7 +23,9 @@ from groundup.data.view import View, view_of
 from groundup.model.config import Decoder, Encoder, EncoderDecoder
 from groundup.objective.base import Setting
 from groundup.tokenizer.byte import Bytes
+from groundup.tokenizer.huggingface import HuggingFace, byte_characters
 
+BYTES = list(byte_characters().values())
 CONTEXT, TOKENIZER = 48, Bytes()
 ENCODER, DECODER, BOTH = Encoder(), Decoder(mask="prefix"), EncoderDecoder()
 KINDS: dict[str, tuple[dict[str, Any], Any]] = {
@@ -159,6 +164,39 @@ def test_a_tokenizers_own_ids_can_be_named() -> None:
         from_dict("objective", {"kind": "span", "first_sentinel": 98})
 
 
+def tokenizer_of(names: list[str]) -> HuggingFace:
+    """Bytes, then the end of a document at 256, then pieces of these names."""
+    library = hf.Tokenizer(hf.models.BPE(vocab=dict(zip(BYTES, range(256), strict=True)), merges=[]))
+    library.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = hf.decoders.ByteLevel()
+    library.add_special_tokens(["</s>", *names[::2]])
+    library.add_tokens(names[1::2])
+    return HuggingFace(library.to_str(), "here")
+
+
+@pytest.mark.parametrize("kind", ["masked", "denoise", "span", "ul2"])
+def test_ids_that_text_is_made_of_stand_for_nothing_hidden(kind: str) -> None:
+    """What may be named is just what no text of the tokenizer holds, `end` left out."""
+    tokenizer = tokenizer_of(["<a>", "<b>", "<c>", "<d>"])
+    assert tokenizer.vocabulary == 261
+    option, more = ("mask_id", {}) if kind in ("masked", "denoise") else ("first_sentinel", {"sentinels": 2})
+    width, made = more.get("sentinels", 1), set(range(256)) | {tokenizer.end}
+    own = {261, 262, 263} if kind == "ul2" else set()
+    for first in range(width - 1, 280):
+        objective = from_dict("objective", {"kind": kind, option: first, **more})
+        if {first - number for number in range(width)} & (made | own):
+            with pytest.raises(ConfigError, match=rf"^objective\.{option}={first}: ") as caught:
+                objective.check_ids(tokenizer)
+            assert "\n" not in str(caught.value)
+        else:
+            objective.check_ids(tokenizer)
+    with pytest.raises(
+        ConfigError, match=rf"{option}=65: .*is a piece that text is made of.*; give .*\(257 <a>, 258 <c>,"
+    ):
+        from_dict("objective", {"kind": kind, option: 65, **more}).check_ids(tokenizer)
+    from_dict("objective", {"kind": kind}).check_ids(tokenizer)
+
+
 def test_the_first_sentinel_is_t5s() -> None:
     tokenizer = SimpleNamespace(vocabulary=32_000, end=1)
     span = from_dict("objective", {"kind": "span"})
@@ -223,6 +261,15 @@ def test_the_network_it_is_for_learns_from_it(kind: str, tmp_path: Path, one_thr
     of_text = kept & (batch.targets_BT < TOKENIZER.end)
     assert int(module._bytes_of(batch.targets_BT, kept)) == int(of_text.sum()), "extra ids stand for no bytes"
     assert module.flops_per_token > 0
+
+
+@every_kind
+def test_figures_are_called_bits_per_byte_only_where_what_is_predicted_goes_on_from_the_text(kind: str) -> None:
+    rows = text(8)
+    (batch,) = shown(view(kind), rows, [CONTEXT] * 8, np.arange(8)).micro_batches
+    predicted = [row[row != IGNORED].tolist() for row in batch.targets_BT]
+    goes_on = all(row.tolist()[-len(told) :] == told for row, told in zip(rows, predicted, strict=True))
+    assert (from_dict("objective", KINDS[kind][0]).unit == OF_TEXT) == goes_on == kind.startswith("prefix")
 
 
 def test_draws_of_different_uses_are_different() -> None:

@@ -233,3 +233,19 @@ def test_a_folder_must_hold_one_tokenizer(tmp_path: Path, byte_level_file: Path,
     assert opened(tmp_path).vocabulary == 32000
     shutil.copy(byte_level_file, tmp_path / "tokenizer.json")
     assert opened(tmp_path).vocabulary == 500
+
+
+def test_pieces_that_no_text_is_made_of_are_known_by_their_kind(code: list[str], tmp_path: Path) -> None:
+    named = {"control_symbols": ["<c>", "<mask>"], "user_defined_symbols": ["<u>"]}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for text in code for line in text.splitlines()),
+        model_prefix=str(tmp_path / "x"),
+        vocab_size=400,
+        minloglevel=2,
+        **named,
+    )
+    tokenizer = opened(tmp_path / "x.model")
+    assert set(tokenizer.apart()) == {"<s>", "<c>", "<mask>", "<u>"}, "neither the end nor the unknown piece"
+    peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "x.model"))
+    assert all(peer.piece_to_id(piece) == i for piece, i in tokenizer.apart().items())
+    assert not set(tokenizer.apart().values()) & {i for text in code for i in tokenizer.encode(text)}

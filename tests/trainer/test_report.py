@@ -16,6 +16,7 @@ from groundup.core.config import to_dict
 from groundup.core.progress import Progress
 from groundup.data.config import Shards
 from groundup.model.config import Decoder
+from groundup.objective.config import Denoise, Masked, Pretrain
 from groundup.shard.manifest import Holding, Manifest, Vocabulary
 from groundup.shard.storage import open_storage
 from groundup.shard.writer import Writer
@@ -83,6 +84,7 @@ def finished(tmp_path: Path) -> tuple[Path, Any, Outcome]:
         tokens=640,
         model=Decoder(layers=1, width=8, heads=2, context=16, vocabulary=257),
         data=Shards(path=str(data), context=16),
+        objective=Pretrain(),
         trainer=SimpleNamespace(accelerator="cpu", precision="fp32"),
     )
     changed = Segment(Progress(10, 20, 320), Progress(20, 40, 640), {"data.batch_tokens": 64}, "a larger batch")
@@ -122,6 +124,19 @@ def test_the_page_shows_the_figures_and_what_it_shows_is_escaped(finished: tuple
     assert "&lt;b&gt;zz" in html and "<b>zz" not in html
     assert "![" in text and (folder / "curves.png").exists() and "data:image/png" in html
     assert json.loads((folder / "report.json").read_text())["held_out"]["all"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("objective", "unit"),
+    [(Pretrain(), "bits per byte"), (Masked(), "bits per hidden byte"), (Denoise(), "bits per restored byte")],
+)
+def test_the_page_says_what_its_figures_are_in(finished: tuple[Path, Any, Outcome], objective: Any, unit: str) -> None:
+    folder, recipe, outcome = finished
+    recipe.objective = objective
+    write_run_report(folder, recipe, outcome)
+    text = (folder / "report.md").read_text()
+    assert f"| source | {unit} |" in text and text.count("bits per byte") == 2 * (unit == "bits per byte")
+    assert ("no measure of the text" in text) == (unit != "bits per byte")
 
 
 def test_the_last_scores_of_tasks_asked_on_the_way_are_on_the_page(finished: tuple[Path, Any, Outcome]) -> None:

@@ -10,6 +10,7 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 
 import groundup.verb.prepare
@@ -17,7 +18,9 @@ import groundup.verb.train  # noqa: F401  # they register the groups
 from groundup.core.config import compose
 from groundup.core.errors import CheckpointError, ConfigError, DataError
 from groundup.interop.folder import export
-from groundup.model.load import load, read_config
+from groundup.model.config import Encoder
+from groundup.model.load import load, read_config, save
+from groundup.tokenizer.huggingface import HuggingFace, byte_characters
 
 ROOT = Path(__file__).resolve().parents[2]
 composed = partial(compose.composed, ROOT / "conf")
@@ -141,6 +144,38 @@ def test_what_cannot_be_begun_with_is_refused(first: Path, letters: Path, tmp_pa
         with pytest.raises(error, match=says) as caught:
             trained(tmp_path / "runs", *TUNE, *overrides)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (["<pad>", "[MASK]"], r"set objective\.mask_id=258, the tokenizer's \[MASK\]"),
+        (["<pad>", "<odd>"], r"set objective\.mask_id=one of the ids that no text is made of \(257 <pad>, 258 <odd>\)"),
+        ([], "begin with a network that has some, or with random weights"),
+    ],
+)
+def test_a_network_without_a_spare_id_for_a_mask_is_told_what_may_be_one(
+    names: list[str], remedy: str, letters: Path, tmp_path: Path
+) -> None:
+    library = tokenizers.Tokenizer(
+        tokenizers.models.BPE(dict(zip(byte_characters().values(), range(256), strict=True)), [])
+    )
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = tokenizers.decoders.ByteLevel()
+    library.add_special_tokens(["</s>", *names])
+    tokenizer = HuggingFace(library.to_str(), "here")
+    config = Encoder(layers=1, width=16, heads=2, context=64, vocabulary=257 + len(names))
+    save(config.build(), config, tmp_path / "bert")
+    tokenizer.save(tmp_path / "bert" / "tokenizer")
+    begin = [*TUNE, *QUICK, "model=encoder", "objective=masked", f"model.init_from={tmp_path / 'bert'}"]
+    with pytest.raises(
+        ConfigError, match=rf"init_from=.*: has 0 ids behind .* objective=masked needs 1 more; {remedy}$"
+    ):
+        composed("train", *begin, f"data.path={letters}").check()
+    if names:
+        composed("train", *begin, f"data.path={letters}", "objective.mask_id=258").check()
+        with pytest.raises(ConfigError, match=r"mask_id=65: is a piece that text is made of, '.'; give"):
+            composed("train", *begin, f"data.path={letters}", "objective.mask_id=65").check()
 
 
 def test_gpt2s_recipe_trains_two_steps(first: Path, tmp_path: Path) -> None:

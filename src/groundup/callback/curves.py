@@ -13,11 +13,12 @@ from groundup.callback import config
 from groundup.callback.history import METRICS, Series, read
 from groundup.callback.throughput import paused
 from groundup.callback.watched import Watched, watched
+from groundup.core.bits import OF_TEXT
 from groundup.core.report import Line, Panel, curve_png
 
 PICTURE = "curves.png"
 HELD_OUT = "held_out/"
-"""Held-out bits per byte are logged under this and the name of their source."""
+"""Held-out figures, bits per byte say, are logged under this and the name of their source."""
 
 EXAMPLES = "examples/"
 """Measures on held-out examples are logged under this and their name."""
@@ -52,11 +53,15 @@ class Curves(Callback):
         if trainer.is_global_zero and self._done != module.progress.steps:
             self._done = module.progress.steps
             with paused(trainer):
-                draw(module.folder)
+                draw(module.folder, module.unit)
 
 
-def draw(folder: Path) -> Path | None:
-    """Draw loss, held-out bits per byte, gradient norm and rate from metrics.csv; what was not logged is left out.
+def draw(folder: Path, unit: str = OF_TEXT) -> Path | None:
+    """Draw loss, held-out figures, gradient norm and rate from metrics.csv; what was not logged is left out.
+
+    Args:
+        folder: of the run.
+        unit: what its held-out figures are in.
 
     Returns:
         The picture, or None if nothing was logged yet.
@@ -65,14 +70,14 @@ def draw(folder: Path) -> Path | None:
         DataError: the metrics file is damaged.
         StorageError: the picture cannot be written.
     """
-    panels = panels_of(read(folder / METRICS))
+    panels = panels_of(read(folder / METRICS), unit)
     if not panels:
         return None
     curve_png(folder / PICTURE, panels, x_label="step")
     return folder / PICTURE
 
 
-def panels_of(metrics: Mapping[str, Series]) -> list[Panel]:
+def panels_of(metrics: Mapping[str, Series], unit: str = OF_TEXT) -> list[Panel]:
     """The panels that these metrics fill."""
     held_out = [
         _line(name.removeprefix(HELD_OUT), series) for name, series in metrics.items() if name.startswith(HELD_OUT)
@@ -92,7 +97,7 @@ def panels_of(metrics: Mapping[str, Series]) -> list[Panel]:
     if examples:
         panels.append(Panel("held-out examples", examples))
     if held_out:
-        panels.append(Panel("held-out bits per byte", held_out))
+        panels.append(Panel(f"held-out {unit}", held_out))
     if "train/gradient_norm" in metrics:
         line = _line("gradient norm", metrics["train/gradient_norm"])
         panels.append(Panel("gradient norm", [line], smooth=True, logarithmic=True))

@@ -54,7 +54,9 @@ class Progress(Callback):
         """Tell what the held-out text gave."""
         figures = watched(pl_module).validation
         if trainer.is_global_zero and figures and not trainer.sanity_checking:
-            self._show(describe_validation(watched(pl_module).progress.steps, figures), last=True)
+            self._show(
+                describe_validation(watched(pl_module).progress.steps, figures, watched(pl_module).unit), last=True
+            )
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,7 +113,7 @@ def describe(module: Watched, speed: Throughput | None, left: float | None) -> s
     if "loss" in last:
         parts.append(f"loss {float(last['loss']):.4f}")
     if "all" in module.validation:
-        parts.append(f"held-out {module.validation['all']:.4f} bits/byte")
+        parts.append(f"held-out {module.validation['all']:.4f} {module.unit.replace(' per ', '/')}")
     if "rate" in last:
         parts.append(f"rate {float(last['rate']):.2e}")
     if "gradient_norm" in last:
@@ -127,9 +129,9 @@ def describe(module: Watched, speed: Throughput | None, left: float | None) -> s
     return "  ".join(parts)
 
 
-def describe_validation(steps: int, figures: Mapping[str, float]) -> str:
-    """Bits per byte of the held-out text, in one line."""
-    return f"step {steps}  {told(figures)}"
+def describe_validation(steps: int, figures: Mapping[str, float], unit: str) -> str:
+    """Figures of the held-out text, in one line."""
+    return f"step {steps}  {told(figures, unit)}"
 
 
 def _is_live() -> bool:

@@ -30,7 +30,8 @@ class Watched(Protocol):
         nets: what is trained and what it is compared with, by name.
         last: metrics of the last step: `loss` in nats per token, `gradient_norm`, `rate` and others; tensors
             stay on their device, so reading one waits for it.
-        validation: newest held-out bits per byte of each source and of `all`; empty before the first.
+        validation: newest held-out figure of each source and of `all`, bits per byte say; empty before the first.
+        unit: what these are in.
         flops_per_token: model FLOPs of forward and backward pass.
         tokenizer: of the data; None where samples are no text.
         folder: of the run.
@@ -46,6 +47,9 @@ class Watched(Protocol):
 
     @property
     def total(self) -> Progress: ...
+
+    @property
+    def unit(self) -> str: ...
 
     @property
     def flops_per_token(self) -> float: ...

@@ -6,6 +6,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+OF_TEXT = "bits per byte"
+"""What held-out figures are in, where every byte of the text is predicted."""
+
+OF_HIDDEN = "bits per hidden byte"
+"""The same, where only what is hidden is: its bits (and those of sentinels), per byte of it and not of the text."""
+
+OF_RESTORED = "bits per restored byte"
+"""The same, where the whole text is predicted by what has seen it with noise."""
+
+MEANINGS = {
+    OF_TEXT: "bits per UTF-8 byte",
+    OF_HIDDEN: "bits per UTF-8 byte of what is hidden, told from what is shown: no measure of the text as a whole",
+    OF_RESTORED: "bits per UTF-8 byte, told from a copy with noise: no measure of the text by itself",
+}
+"""These in a sentence."""
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -43,14 +59,14 @@ def bits_per_byte(nats: float, bytes: int) -> float:
     return nats / (math.log(2) * bytes) if bytes else math.nan
 
 
-def told(figures: Mapping[str, float]) -> str:
-    """Bits per byte of all text and of each source in a line; or, where there is no `all`, measures on examples."""
+def told(figures: Mapping[str, float], unit: str = OF_TEXT) -> str:
+    """Figures of all text and of each source in a line; or, where there is no `all`, measures on examples."""
     if "loss" in figures and "all" not in figures:
         others = (f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items() if name != "count")
         return f"held out: {', '.join(others)}  ({figures.get('count', 0):.0f} examples)"
     each = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "all")
     whole = f"{figures['all']:.4f}" if "all" in figures else "–"
-    return f"held-out bits per byte {whole}" + (f"  ({each})" if each else "")
+    return f"held-out {unit} {whole}" + (f"  ({each})" if each else "")
 
 
 def sought(figures: Mapping[str, float]) -> float:

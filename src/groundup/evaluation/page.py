@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.bars import Bar, bars_png
+from groundup.core.bits import MEANINGS, OF_TEXT
 from groundup.core.report import Report, duration, quantity
 
 Figures = Mapping[str, Any]
@@ -23,10 +24,11 @@ def page(figures: Figures, folder: Path) -> Report:
         StorageError: a picture cannot be written.
     """
     held_out, results = figures["held_out"], figures["results"]
+    unit = figures.get("unit", OF_TEXT)  # figures of an older version do not say
     report = Report(f"Evaluation of {figures['name']}")
     tiles = []
     if held_out:
-        tiles.append(("bits per byte", f"{held_out['all']:.3f}", "of held-out text; lower is better"))
+        tiles.append((unit, f"{held_out['all']:.3f}", "of held-out text; lower is better"))
     for result in results:
         if not result.get("error") and result["metrics"] and len(tiles) < 6:
             first = speaking(result)
@@ -36,7 +38,7 @@ def page(figures: Figures, folder: Path) -> Report:
     report.paragraph(
         f"`{figures['run']}` ({figures['weights']}): {count} parameters, {figures['tokens']:,} tokens trained."
     )
-    _held_out(report, held_out, folder)
+    _held_out(report, held_out, unit, folder)
     _tasks(report, results, folder)
     _samples(report, figures["samples"])
     _how(report, figures)
@@ -62,17 +64,18 @@ def _remark(result: Figures, metric: Figures) -> str:
     return f"{metric['name']}, {shots}{chance}"
 
 
-def _held_out(report: Report, held_out: Mapping[str, float], folder: Path) -> None:
+def _held_out(report: Report, held_out: Mapping[str, float], unit: str, folder: Path) -> None:
     report.heading("Held-out text")
     if not held_out:
         report.paragraph("Not measured: there was no data folder.")
         return
-    report.paragraph("Bits per UTF-8 byte of documents that were held out; they do not depend on the tokenizer.")
+    text = "; they do not depend on the tokenizer" if unit == OF_TEXT else ""
+    report.paragraph(f"Of documents that were held out: {MEANINGS.get(unit, unit)}{text}.")
     rows = [(name, f"{value:.4f}") for name, value in held_out.items() if name != "all"]
-    report.table(["text", "bits per byte"], [*rows, ("all", f"{held_out['all']:.4f}")])
+    report.table(["text", unit], [*rows, ("all", f"{held_out['all']:.4f}")])
     picture = folder / "held_out.png"
-    bars_png(picture, [Bar(name, value) for name, value in held_out.items()], "bits per byte")
-    report.figure(picture, "Bits per byte by domain.")
+    bars_png(picture, [Bar(name, value) for name, value in held_out.items()], unit)
+    report.figure(picture, f"{unit.capitalize()} by domain.")
 
 
 def _tasks(report: Report, results: Sequence[Figures], folder: Path) -> None:

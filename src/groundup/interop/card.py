@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groundup.core.bits import MEANINGS, OF_HIDDEN, OF_RESTORED, OF_TEXT
 from groundup.core.errors import DataError
 from groundup.core.report import duration
 from groundup.model.options import Transformer
@@ -45,6 +46,8 @@ LIMITS = {
         "It is a base model: it restores what is hidden in a text and follows no instructions.",
     ),
 }
+UNITS = {**dict.fromkeys(("masked", "span", "ul2"), OF_HIDDEN), "denoise": OF_RESTORED}
+"""What held-out figures are in, by what a network was trained for."""
 BIAS = ("bbq", "crows_pairs", "realtoxicityprompts", "simple_cooccurrence_bias", "toxigen", "winogender")
 """How the names of lm-eval's tasks on bias and toxicity begin."""
 _ROOTED = re.compile(r"[/\\~]|[A-Za-z]:[\\/]|[\w+.-]+://")
@@ -179,8 +182,10 @@ def _training(report: Figures) -> str:
 def _held_out(report: Figures) -> str:
     seen, figures = report.get("seen"), report.get("held_out") or {}
     whose = "the finished weights" if seen is None else f"the weights of step {seen}, not of the finished ones"
-    table = _table(["held-out text", "bits per byte"], [*figures.items()])
-    return f"Bits per UTF-8 byte of {whose}; lower is better:\n\n{table}" if table else "Held-out text: not measured."
+    unit = UNITS.get(str(trained_for(report).get("kind")), OF_TEXT)
+    table = _table(["held-out text", unit], [*figures.items()])
+    what = f"Of text that was held out, by the predictions of {whose}: {MEANINGS[unit]}; lower is better"
+    return f"{what}:\n\n{table}" if table else "Held-out text: not measured."
 
 
 def _tasks(results: Sequence[Figures]) -> str:

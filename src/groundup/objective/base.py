@@ -16,7 +16,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from groundup.core.bits import Tally, per_source
+from groundup.core.bits import OF_TEXT, Tally, per_source
 from groundup.core.errors import UserError
 from groundup.core.keyed import derive
 from groundup.core.progress import Progress
@@ -133,6 +133,11 @@ class Objective(lightning.LightningModule):
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the data."""
         return self.setting.tokenizer
+
+    @property
+    def unit(self) -> str:
+        """What figures of held-out text are in."""
+        return str(getattr(self.config, "unit", OF_TEXT))  # a plugin's need not say
 
     @property
     def flops_per_token(self) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from groundup.core import bits
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
 from groundup.model.task import TASKS, Task
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from groundup.data.pieces import Pieces
     from groundup.data.view import View
     from groundup.objective.base import Objective, Setting
+    from groundup.tokenizer.protocol import Tokenizer
 
 group("objective", "what is minimised, and how its gradient is bounded")
 
@@ -36,10 +38,44 @@ class Pretrain:
         0.001, "with model.experts: weight of their routers' z-loss (Zoph et al. 2022)", at_least=0
     )
 
+    id_option: ClassVar[tuple[str, tuple[str, ...]]] = ("", ())
+    """The option that names ids of the tokenizer for what is hidden, and what such pieces are called."""
+
+    @property
+    def unit(self) -> str:
+        """What figures of held-out text are in."""
+        return bits.OF_TEXT
+
     @property
     def extra_ids(self) -> int:
         """Ids that are needed behind the tokenizer's."""
         return 0
+
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """Ids of the tokenizer that options name to stand for what is hidden, by the option."""
+        return {}
+
+    def without_more(self, tokenizer: Tokenizer) -> str:
+        """What to do where a network has no ids behind its tokenizer's: name one of these, where they may do."""
+        option, names = self.id_option
+        apart = tokenizer.apart()
+        known = next((f"{apart[name]}, the tokenizer's {name}" for name in names if name in apart), None)
+        some = ", ".join(f"{i} {piece}" for piece, i in list(apart.items())[:8])
+        if getattr(self, option, None) is not None or not apart:
+            return "begin with a network that has some, or with random weights"
+        return f"set objective.{option}={known or f'one of the ids that no text is made of ({some})'}"
+
+    def check_ids(self, tokenizer: Tokenizer) -> None:
+        """Whether the ids that options name are free to be given this meaning.
+
+        Raises:
+            ConfigError: text is made of one, it ends documents, or it has another meaning here.
+        """
+        own = range(tokenizer.vocabulary, tokenizer.vocabulary + self.extra_ids)
+        for name, ids in self.named_ids.items():
+            for number in ids:
+                _expect_free(f"objective.{name}={ids[0]}", number, ids[0], tokenizer, own)
 
     def check(self, model: Any) -> None:
         """Whether a network of this config can be trained so.
@@ -117,6 +153,7 @@ class Masked(Pretrain):
     random: float = option(0.1, "of these, the share that a random token stands for", at_least=0, at_most=1)
     whole_words: bool = option(False, "hide whole words, which whitespace parts (Cui et al. 2019)")
     mask_id: int | None = option(None, MASK_ID, at_least=0)
+    id_option = ("mask_id", ("<mask>", "[MASK]"))
 
     def __post_init__(self) -> None:
         if self.masked + self.random > 1 + 1e-9:
@@ -127,9 +164,19 @@ class Masked(Pretrain):
             )
 
     @property
+    def unit(self) -> str:
+        """As for `Pretrain`."""
+        return bits.OF_HIDDEN
+
+    @property
     def extra_ids(self) -> int:
         """The mask, unless the tokenizer has one."""
         return int(self.mask_id is None)
+
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """As for `Pretrain`."""
+        return {} if self.mask_id is None else {"mask_id": range(self.mask_id, self.mask_id + 1)}
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
@@ -163,14 +210,26 @@ class Span(Pretrain):
     mean: float = option(3.0, "tokens of a hidden span on average", at_least=1)
     sentinels: int = option(100, "ids that stand for spans; there are no more spans in a window", at_least=1)
     first_sentinel: int | None = option(None, FIRST_SENTINEL, at_least=0)
+    id_option = ("first_sentinel", ("<extra_id_0>",))
 
     def __post_init__(self) -> None:
         _expect_sentinels(self.first_sentinel, self.sentinels)
 
     @property
+    def unit(self) -> str:
+        """As for `Pretrain`."""
+        return bits.OF_HIDDEN
+
+    @property
     def extra_ids(self) -> int:
         """The sentinels, unless the tokenizer has them."""
         return self.sentinels if self.first_sentinel is None else 0
+
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """As for `Pretrain`."""
+        first = self.first_sentinel
+        return {} if first is None else {"first_sentinel": range(first, first - self.sentinels, -1)}
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
@@ -203,11 +262,22 @@ class Denoise(Pretrain):
     mean: float = option(3.0, "tokens of a hidden span on average, by Poisson's law", at_least=0.5)
     permute: bool = option(True, "put the sentences of each document in a random order")
     mask_id: int | None = option(None, MASK_ID, at_least=0)
+    id_option = ("mask_id", ("<mask>", "[MASK]"))
+
+    @property
+    def unit(self) -> str:
+        """As for `Pretrain`."""
+        return bits.OF_RESTORED
 
     @property
     def extra_ids(self) -> int:
         """The mask, unless the tokenizer has one."""
         return int(self.mask_id is None)
+
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """As for `Pretrain`."""
+        return {} if self.mask_id is None else {"mask_id": range(self.mask_id, self.mask_id + 1)}
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
@@ -241,9 +311,15 @@ class Ul2(Pretrain):
 
     sentinels: int = option(100, "ids that stand for spans; there are no more spans in a window", at_least=1)
     first_sentinel: int | None = option(None, FIRST_SENTINEL, at_least=0)
+    id_option = ("first_sentinel", ("<extra_id_0>",))
 
     def __post_init__(self) -> None:
         _expect_sentinels(self.first_sentinel, self.sentinels)
+
+    @property
+    def unit(self) -> str:
+        """As for `Pretrain`."""
+        return bits.OF_HIDDEN
 
     @property
     def extra_ids(self) -> int:
@@ -251,6 +327,12 @@ class Ul2(Pretrain):
         from groundup.data.counts import MODES
 
         return (self.sentinels if self.first_sentinel is None else 0) + len(MODES)
+
+    @property
+    def named_ids(self) -> dict[str, range]:
+        """As for `Pretrain`."""
+        first = self.first_sentinel
+        return {} if first is None else {"first_sentinel": range(first, first - self.sentinels, -1)}
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
@@ -301,6 +383,11 @@ class Finetune:
     deviation: float = option(1.0, "of the scores, their standard deviation; filled in from the data", above=0)
     context: int | None = option(None, "tokens of a row; filled in from the data", identity=False)
 
+    @property
+    def unit(self) -> str:
+        """What is sought on held-out examples."""
+        return "loss on examples"
+
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
         if getattr(model, "kind", None) not in ("encoder", "decoder", "encoder_decoder"):
@@ -350,6 +437,22 @@ def _expect_id(name: str, value: int | None, model: Any) -> None:
             f"is no id of a network with model.vocabulary={model.vocabulary}",
             "give one that the tokenizer has, or null for ids of its own",
         )
+
+
+def _expect_free(where: str, number: int, first: int, tokenizer: Tokenizer, own: range) -> None:
+    apart = tokenizer.apart()
+    if number in own:
+        what = "is an id that the objective adds for a meaning of its own"
+    elif number >= tokenizer.vocabulary or number in apart.values():
+        return
+    elif number == tokenizer.end:
+        what = "is the id that ends documents"
+    else:
+        what = f"is a piece that text is made of, {tokenizer.decode([number])!r}"
+    reached = "" if number == first else f"counts down to {number}, which "
+    some = ", ".join(f"{i} {piece}" for piece, i in list(apart.items())[:8])
+    known = f"an id that no text is made of ({some}), or " if apart else ""
+    raise ConfigError(where, f"{reached}{what}", f"give {known}null for ids behind the tokenizer's")
 
 
 def _expect_sentinels(first: int | None, sentinels: int) -> None:

@@ -79,7 +79,7 @@ def _summary(report: Report, study: Study, rows: Sequence[Row]) -> None:
     best = best_of(rows)
     report.tiles(
         [
-            ("best", f"{best.value:.4f}" if best else "–", "held-out bits per byte, lower is better"),
+            ("best", f"{best.value:.4f}" if best else "–", f"held-out {study.unit}, lower is better"),
             ("trials", f"{len(rows) - count['running']} of {study.total}", states),
             ("tokens", quantity(sum(row.tokens for row in rows)), "of all trials that ended"),
             ("time", duration(sum(row.seconds for row in rows)), "of all trials that ended"),
@@ -94,7 +94,7 @@ def _table(report: Report, study: Study, rows: Sequence[Row]) -> None:
     names = list(study.search.space)
     ordered = sorted(rows, key=lambda row: (row.state != "complete", row.value is None, row.value or 0.0, row.number))
     report.table(
-        ["trial", "state", "bits per byte", *names, "tokens", "seconds", "why"],
+        ["trial", "state", study.unit, *names, "tokens", "seconds", "why"],
         [
             [
                 row.number,
@@ -123,7 +123,7 @@ def draw(study: Study, rows: Sequence[Row]) -> list[tuple[Path, str]]:
 
     complete = [row for row in rows if row.state == "complete"]
     values = {row.value for row in complete}
-    label: dict[str, Any] = {"target_name": "bits per byte"}
+    label: dict[str, Any] = {"target_name": study.unit}
     wanted: list[tuple[bool, str, Callable[[optuna.Study], Any], str]] = [
         (bool(complete), "history", lambda s: plots.plot_optimization_history(s, **label), "Trials in their order"),
         (bool(complete), "slice", lambda s: plots.plot_slice(s, **label), "Each parameter by itself"),
@@ -137,7 +137,7 @@ def draw(study: Study, rows: Sequence[Row]) -> list[tuple[Path, str]]:
             any(row.looks for row in rows),
             "looks",
             plots.plot_intermediate_values,
-            "Held-out bits per byte at each look, by tokens",
+            f"Held-out {study.unit} at each look, by tokens",
         ),
     ]
     found = []

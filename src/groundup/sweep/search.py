@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from groundup.core.bits import OF_TEXT
 from groundup.core.config import identity_of
 from groundup.core.report import quantity
 from groundup.sweep.config import Search
@@ -20,7 +21,7 @@ from groundup.sweep.study import Row, Study, Taken
 from groundup.sweep.trial import run
 
 WAIT_SECONDS = 0.5
-HEADER = f"{'trial':>5}  {'state':<8}  {'bits/byte':>9}  {'tokens':>7}  {'seconds':>7}  {'best':>8}  parameters"
+HEADER = f"{'trial':>5}  {'state':<8}  {{:>9}}  {'tokens':>7}  {'seconds':>7}  {'best':>8}  parameters"
 
 
 def search(options: Search, program: Program, base: Any) -> None:
@@ -35,7 +36,7 @@ def search(options: Search, program: Program, base: Any) -> None:
         UserError: the study's folder cannot be written, or was made with another space; no trial has run then.
     """
     identity = {**identity_of(base), "folder": base.folder().name}
-    study = Study(Path(base.runs) / options.study, options, identity)
+    study = Study(Path(base.runs) / options.study, options, identity, getattr(base.objective, "unit", OF_TEXT))
     print(f"study {study.folder}: {study.total} trials, {len(study.rows())} of them begun", flush=True)
     table = Table(study)
     while (taken := study.next()) or not study.ended():
@@ -61,7 +62,7 @@ class Table:
     def __init__(self, study: Study) -> None:
         self.study = study
         self._shown: set[int] = set()
-        print(HEADER, flush=True)
+        print(HEADER.format("bits/byte" if study.unit == OF_TEXT else "held out"), flush=True)
         self.update()
 
     def update(self) -> None:

@@ -19,6 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from groundup.core.bits import OF_TEXT
 from groundup.core.config import to_dict
 from groundup.core.errors import ConfigError, DataError
 from groundup.core.files import make_folder, storage_error
@@ -161,14 +162,15 @@ class Study:
         folder: of the study; made where missing.
         search: its options.
         base: what defines the mathematics of every trial beside its parameters, as plain values.
+        unit: what trials are measured in.
 
     Raises:
         ConfigError: the study was made with another space, sampler, seed or base.
         StorageError, DataError: as `load`.
     """
 
-    def __init__(self, folder: Path, search: Search, base: dict[str, Any]) -> None:
-        self.folder, self.search = folder, search
+    def __init__(self, folder: Path, search: Search, base: dict[str, Any], unit: str = OF_TEXT) -> None:
+        self.folder, self.search, self.unit = folder, search, unit
         self._points = points(search.space) if search.sampler == "grid" else []
         self.total = (
             min(search.trials or len(self._points), len(self._points)) if self._points else (search.trials or TRIALS)

@@ -40,6 +40,10 @@ class Bytes:
         """One for each byte, 0 for the end."""
         return self._table.lengths()
 
+    def apart(self) -> dict[str, int]:
+        """None: every id but the end is a byte."""
+        return {}
+
     def card(self) -> dict[str, Any]:
         """What the tokenizer's folder says about it."""
         return {

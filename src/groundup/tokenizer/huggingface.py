@@ -140,6 +140,13 @@ class HuggingFace:
         """The bytes of each piece."""
         return self._table.lengths()
 
+    def apart(self) -> dict[str, int]:
+        """The pieces that are added to the model's own."""
+        model = self._description["model"]
+        unknown = {model.get("unk_token"), model.get("unk_id")}
+        added = {str(token["content"]): int(token["id"]) for token in self._description["added_tokens"]}
+        return {piece: i for piece, i in added.items() if i != self.end and not {piece, i} & unknown}
+
     def card(self) -> dict[str, Any]:
         """What the tokenizer's folder says about it."""
         return {

@@ -57,6 +57,13 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def apart(self) -> dict[str, int]:
+        """Pieces that are no part of a text unless it spells their names, and their ids: special and added ones.
+
+        `end` is not among them, nor what stands for text that has no piece.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer into a folder, which `load.load` reads back.
 

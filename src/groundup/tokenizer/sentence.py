@@ -22,6 +22,7 @@ SPACE = "\u2581"  # SentencePiece writes a space as this character, so that the 
 PIECE, TRAINER_SPEC, SELF_TEST = 1, 2, 4  # fields of a ModelProto; the last two say how it was made, not what it does
 KIND = 3  # the field of a piece, or of TRAINER_SPEC, that says of what kind it, or the model, is
 BYTE_PAIRS, ORDINARY, OWN_RULES = b"\2", b"\1", (b"\4", b"\5")  # a kind of model, and kinds of pieces
+APART = (b"\3", b"\4", b"\5")  # kinds of pieces that no text is made of: control, user-defined, unused
 _CUT = re.compile(r".{4096,}?[^ ](?= )|.+", re.DOTALL)
 
 
@@ -111,11 +112,21 @@ class SentencePiece:
             return [part for run in re.split(f"({SPACE})", text) for part in _CUT.findall(run)]
         return [text] if len(text) < 8192 else _CUT.findall(text)
 
+    def apart(self) -> dict[str, int]:
+        """Control, user-defined and unused pieces."""
+        kinds = enumerate(self._kinds())
+        return {self._model.id_to_piece(i): i for i, kind in kinds if kind in APART and i != self.end}
+
+    def _kinds(self) -> list[bytes]:
+        """The kind of each piece, by id."""
+        message = fields(self._bytes)
+        return [dict(fields(content)).get(KIND, ORDINARY) for number, content in message if number == PIECE]
+
     def merges(self) -> Merges | None:
         """The merges of a byte-pair model, by the scores of the pieces they make; None for a model with other rules."""
         message = list(fields(self._bytes))
         model = {n: value for number, content in message if number == TRAINER_SPEC for n, value in fields(content)}
-        kinds = [dict(fields(content)).get(KIND, ORDINARY) for number, content in message if number == PIECE]
+        kinds = self._kinds()
         spelt = [self._model.piece_to_id(piece) for piece in BYTES]
         whole = all(map(self._model.is_byte, spelt))
         if model.get(KIND) != BYTE_PAIRS or not whole or any(kind in OWN_RULES for kind in kinds):

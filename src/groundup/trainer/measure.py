@@ -11,7 +11,7 @@ import torch
 
 from groundup.callback.config import Evaluation as Asking
 from groundup.core import ranks
-from groundup.core.bits import told
+from groundup.core.bits import OF_TEXT, told
 from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError, DataError
 from groundup.core.files import atomic_json, storage_error, unused
@@ -81,6 +81,7 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
         "precision": precision,
         "environment": environment(accelerator),
         "held_out": {},
+        "unit": getattr(opened.objective, "unit", OF_TEXT),
         "results": [],
         "samples": [],
         "sampling": {name: getattr(asked, name) for name in SAMPLING},
@@ -108,7 +109,7 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
     if ranks.rank() == 0 and not begun:
         set_earlier_aside(folder)
     if ranks.rank() == 0 and found["held_out"]:
-        say(told(found["held_out"]))
+        say(told(found["held_out"], found["unit"]))
     if asked.prompts and hasattr(opened.net, "new_cache") and ranks.rank() == 0:
         texts = sample(opened.net.to(accelerator), opened.tokenizer, asked.prompts, **found["sampling"])
         found["samples"] = [{"prompt": p, "text": text} for p, text in zip(asked.prompts, texts, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groundup.core.bits import MEANINGS, OF_TEXT
 from groundup.core.report import Cell, Report, duration, quantity
 from groundup.evaluation.page import shown
 
@@ -45,7 +46,7 @@ def _tiles(figures: Figures) -> list[tuple[str, str, str]]:
     speed, parameters, tiles = figures["speed"], figures["parameters"], []
     held_out = figures["held_out"]
     if "all" in held_out:
-        tiles.append(("bits per byte", f"{held_out['all']:.3f}", "of held-out text; lower is better"))
+        tiles.append((figures.get("unit", OF_TEXT), f"{held_out['all']:.3f}", "of held-out text; lower is better"))
     read = "text" if "all" in held_out or not held_out else "examples"
     named = [name for name in ("accuracy", "spearman", "f1") if name in held_out]
     tiles.extend((name, f"{held_out[name]:.3f}", "on held-out examples; higher is better") for name in named)
@@ -90,9 +91,10 @@ def _held_out(report: Report, figures: Figures) -> None:
         _examples(report, figures)
         return
     report.heading("Held-out text")
+    unit = figures.get("unit", OF_TEXT)  # a report of an older version does not say
+    text = ", which do not depend on the tokenizer" if unit == OF_TEXT else ""
     report.paragraph(
-        "How well the finished weights predict documents they were not trained on: bits per UTF-8 byte, "
-        "which do not depend on the tokenizer."
+        f"How well the finished weights predict documents they were not trained on: {MEANINGS.get(unit, unit)}{text}."
     )
     sizes = {row["source"]: row for row in figures["data"] if row["split"] == "held_out"}
     before = figures["held_out_first"]
@@ -102,7 +104,7 @@ def _held_out(report: Report, figures: Figures) -> None:
         first: list[Cell] = [f"{before[name]:.4f}" if name in before else None] if before else []
         cells: list[Cell] = [size["documents"], quantity(size["bytes"])] if size else [None, None]
         rows.append([name, *first, f"{value:.4f}", *cells])
-    header = ["source", *(["before training"] if before else []), "bits per byte"]
+    header = ["source", *(["before training"] if before else []), unit]
     report.table([*header, "documents held out", "bytes held out"], rows)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from groundup.callback import curves, samples
 from groundup.callback.history import METRICS, SPEED, Series, read
+from groundup.core.bits import OF_TEXT
 from groundup.core.config import to_dict
 from groundup.core.files import atomic_json
 from groundup.core.progress import Progress
@@ -53,7 +54,7 @@ def write_run_report(folder: Path, recipe: Recipe, outcome: Outcome) -> Path:
     """
     figures = measure(folder, recipe, outcome)
     atomic_json(folder / FIGURES, finite(figures))
-    return page(figures, curves.draw(folder)).write(folder)[0]
+    return page(figures, curves.draw(folder, figures["unit"])).write(folder)[0]
 
 
 def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "flops_per_token": recipe.model.flops_per_token(),
         "precision": precision,
         "held_out": dict(outcome.held_out),
+        "unit": getattr(recipe.objective, "unit", OF_TEXT),
         "held_out_first": held_out_first(logged),
         "shared": manifest.about.get(ABOUT, {}).get("shared"),
         "tasks": task_figures(logged),
@@ -96,7 +98,7 @@ def epochs(manifest: Manifest, progress: Progress, trained: int) -> float:
 
 
 def held_out_first(series: Mapping[str, Series]) -> dict[str, float]:
-    """Held-out bits per byte before the first step by source, or measures on examples; empty where nobody looked."""
+    """Held-out figures before the first step by source, or measures on examples; empty where nobody looked."""
     return {
         name.partition("/")[2]: found.values[0]
         for name, found in series.items()

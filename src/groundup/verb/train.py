@@ -7,7 +7,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import groundup.callback.config
 import groundup.data.config
@@ -24,7 +24,7 @@ import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
 from groundup.core import checkpoint, ranks
-from groundup.core.bits import told
+from groundup.core.bits import OF_TEXT, told
 from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
 from groundup.core.config.verb import command
 from groundup.core.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -37,6 +37,9 @@ from groundup.trainer.console import say
 from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Change, Segment
 from groundup.verb import examples, text
+
+if TYPE_CHECKING:
+    from groundup.tokenizer.protocol import Tokenizer
 
 TOKENS = 3_000_000
 """What a run is trained on where nothing says how long it is."""
@@ -188,6 +191,13 @@ class Train:
         vocabulary = manifest.tokenizer.vocabulary + extra
         if self.model.vocabulary is None:
             self.model.vocabulary = vocabulary
+        elif self._begun_with is not None and manifest.tokenizer.vocabulary <= self.model.vocabulary < vocabulary:
+            spare = self.model.vocabulary - manifest.tokenizer.vocabulary
+            raise ConfigError(
+                f"model.init_from={self._begun_with}",
+                f"has {spare} ids behind its tokenizer's, and objective={objective.kind} needs {extra} more",
+                objective.without_more(self._tokenizer()),
+            )
         elif self.model.vocabulary < vocabulary:
             more = f" and objective={objective.kind} {extra} more" if extra else ""
             raise ConfigError(
@@ -216,6 +226,15 @@ class Train:
             )
         if hasattr(objective, "check"):
             objective.check(self.model)
+        if getattr(objective, "named_ids", {}):
+            objective.check_ids(self._tokenizer())
+
+    def _tokenizer(self) -> Tokenizer:
+        """The tokenizer of the data."""
+        from groundup.data.opening import storage_of, tokenizer_folder
+        from groundup.tokenizer.load import load
+
+        return load(tokenizer_folder(storage_of(self.data)))
 
     def _begin(self) -> None:
         """Take the shape of the network whose weights are begun with, and prepare a text that stands for data."""
@@ -302,7 +321,7 @@ class Train:
             examples.warn(Manifest.read(self.data.path), self.data.path)
         outcome = train(self, folder, plan, source)
         if outcome.held_out and ranks.rank() == 0:
-            say(f"finished weights: {told(outcome.held_out)}")
+            say(f"finished weights: {told(outcome.held_out, getattr(self.objective, 'unit', OF_TEXT))}")
             write_run_report(folder, self, outcome)
             say(f"report: {folder / 'report.html'}")
 
