@@ -22,11 +22,11 @@ from groundup.shard.storage import open_storage
 from groundup.shard.writer import Writer
 from groundup.tokenizer.byte import Bytes
 from groundup.trainer import segments
+from groundup.trainer.device import processor
 from groundup.trainer.report import (
     environment,
     measure,
     over_restarts,
-    processor,
     sample_figures,
     speed_figures,
     training_texts,

@@ -118,6 +118,8 @@ class Ema:
     warmup: bool = option(True, "begin at min(decay, (1 + n) / (10 + n)) after n steps, so as to forget the start")
 
     reads_parameters = True
+    copies = 2
+    """How many times it keeps all weights in fp32: the averages, and what stands aside for them."""
 
     def build(self) -> Callback:
         """The callback."""

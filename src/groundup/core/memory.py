@@ -1,10 +1,11 @@
-"""How this process gets its memory from the system; what is kept in it is not its business."""
+"""How this process gets its memory from the system, and how much; what is kept in it is not its business."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 _TOP_PAD = 500_000_000
@@ -37,6 +38,21 @@ def keep_freed_memory() -> bool:
     if accepted:
         _reserve(library)
     return accepted
+
+
+def share_of_memory(processes: int) -> float:
+    """How much of the memory this process could have it has, 0.0 where the system does not tell (it is not Linux).
+
+    Args:
+        processes: so many on this machine take equal parts of what is free.
+    """
+    found = {}
+    for file, name in (("self/status", "VmRSS:"), ("meminfo", "MemAvailable:")):
+        path = Path("/proc", file)
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.is_file() else []
+        found[name] = next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), 0)
+    has, free = found.values()
+    return has / (has + free / processes) if has and free else 0.0
 
 
 def _reserve(library: ctypes.CDLL) -> None:

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from groundup.data.view import View
     from groundup.shard.manifest import Manifest
 
+AUTO = "auto"
+"""The `micro_batch` that is found where the run trains."""
+
 group("data", "what to train on: shards that prepare.py wrote, or labelled examples, and how steps are made of them")
+
+_FOUND = "auto: as many as fit the device (on a CPU: as compute fastest), found once and kept in the run's folder"
 
 
 @schema("data", "shards")
@@ -25,7 +30,7 @@ class Shards:
     path: str = option("data/embedded", "folder or URL of the shards that prepare.py wrote", identity=False)
     context: int = option(256, "tokens a model sees at once", at_least=1)
     batch_tokens: int = option(4096, "tokens per optimizer step, over all ranks", at_least=1)
-    micro_batch: int = option(16, "sequences a rank handles at once", at_least=1)
+    micro_batch: int | str = option(16, f"sequences a rank handles at once; {_FOUND}")
     document_mask: bool = option(True, "let no token see another document, and count positions from each one's start")
     weights: dict[str, Any] = option(
         {}, "share per source: a number, or [sample, number] pairs to move along; empty: as large as each source is"
@@ -53,6 +58,7 @@ class Shards:
 
     def __post_init__(self) -> None:
         _check_multiple(self.batch_tokens, self.context)
+        _check_rows(self.micro_batch)
         _check_skips(self.skips)
 
     @property
@@ -62,8 +68,8 @@ class Shards:
 
     @property
     def rows(self) -> int:
-        """Sequences per micro-batch: `micro_batch`, or the whole step where that is smaller."""
-        return min(self.micro_batch, self.samples)
+        """Sequences per micro-batch: `micro_batch`, or the whole step where that is smaller; one until it is found."""
+        return _rows(self.micro_batch, self.samples)
 
     def check(self) -> Manifest:
         """The manifest, once shards and tokenizer are known to be what was prepared and to suit the options.
@@ -124,7 +130,7 @@ class Examples:
     answer: str = option("answer", "span: field of the answer, a string, or a list of all that count", identity=False)
     context: int = option(128, "tokens of a row, a text and its pair together; longer ones are cut", at_least=8)
     batch_tokens: int = option(4096, "positions per optimizer step, over all ranks: examples x context", at_least=1)
-    micro_batch: int = option(32, "examples a rank handles at once", at_least=1)
+    micro_batch: int | str = option(32, f"examples a rank handles at once; {_FOUND}")
     epochs: float | None = option(
         None, "how often each example is read, in the place of tokens; null: as tokens says", above=0
     )
@@ -146,6 +152,7 @@ class Examples:
 
     def __post_init__(self) -> None:
         _check_multiple(self.batch_tokens, self.context)
+        _check_rows(self.micro_batch)
         _check_skips(self.skips)
 
     @property
@@ -155,8 +162,8 @@ class Examples:
 
     @property
     def rows(self) -> int:
-        """Examples per micro-batch: `micro_batch`, or the whole step where that is smaller."""
-        return min(self.micro_batch, self.samples)
+        """Examples per micro-batch: `micro_batch`, or the whole step where that is smaller; one until it is found."""
+        return _rows(self.micro_batch, self.samples)
 
     def check(self) -> Manifest:
         """The manifest of the prepared folder, once it is known to be what was prepared; fills in `content`.
@@ -203,6 +210,16 @@ def _check_multiple(batch_tokens: int, context: int) -> None:
         below = batch_tokens // context * context
         fits = f"{below} or {below + context}" if below else f"{context}"
         raise ConfigError(f"batch_tokens={batch_tokens}", f"is no multiple of context={context}", f"set it to {fits}")
+
+
+def _check_rows(micro_batch: int | str) -> None:
+    if micro_batch != AUTO and (isinstance(micro_batch, str) or micro_batch < 1):
+        what = f"must be a number of at least 1, or {AUTO}"
+        raise ConfigError(f"micro_batch={micro_batch}", what, "set it so")
+
+
+def _rows(micro_batch: int | str, samples: int) -> int:
+    return 1 if isinstance(micro_batch, str) else min(micro_batch, samples)
 
 
 def _check_skips(skips: list[list[int]]) -> None:

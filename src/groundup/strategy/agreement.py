@@ -32,13 +32,13 @@ def agree(facts: Mapping[str, str], details: Mapping[str, str]) -> None:
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return
-    told = _gathered((socket.gethostname(), dict(facts)))
+    told = gathered((socket.gethostname(), dict(facts)))
     if all(theirs == told[0][1] for _, theirs in told):
         return
     hosts = {rank: host for rank, (host, _) in enumerate(told)}
     shown = differences([theirs for _, theirs in told], hosts)
     if "config" in shown:
-        by_key = differences(_gathered(dict(details)), hosts)
+        by_key = differences(gathered(dict(details)), hosts)
         shown = {**{name: text for name, text in shown.items() if name != "config" or not by_key}, **by_key}
     more = f" and {len(shown) - _MOST} more" if len(shown) > _MOST else ""
     error = ConfigError(
@@ -68,8 +68,13 @@ def _cut(value: str) -> str:
     return value if len(value) <= _WIDTH else f"{value[:_WIDTH]}..."
 
 
-def _gathered(own: T) -> list[T]:
-    """What each rank has, by rank. Through host memory: the group has a way for that on every device."""
+def gathered(own: T) -> list[T]:
+    """What each rank has, by rank. Through host memory: the group has a way for that on every device.
+
+    All ranks call this together; one that is alone has its own.
+    """
+    if not distributed.is_initialized():
+        return [own]
     found: list[T] = [own] * distributed.get_world_size()
     distributed.all_gather_object(found, own)
     return found

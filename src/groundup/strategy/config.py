@@ -48,6 +48,11 @@ class Layout:
         del rank
         return True
 
+    @property
+    def needs_rows(self) -> str | None:
+        """Why `data.micro_batch` must be a number; None: it may be found by trying."""
+        return None
+
     def mathematics(self) -> Any:
         """What of these options decides what is learned, so that another value is another run; None: nothing."""
         return None

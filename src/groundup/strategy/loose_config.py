@@ -115,6 +115,11 @@ class AsyncSGD(Loose):
         del world, rank
         return 0, 1
 
+    @property
+    def needs_rows(self) -> str | None:
+        """Why `data.micro_batch` must be a number."""
+        return "its workers come and go, and need not be alike"
+
     def leads(self, rank: int) -> bool:
         """Rank 0 serves; the others compute for it."""
         return rank == 0

@@ -62,6 +62,7 @@ class Mesh(Stepping, DDPStrategy):
     """
 
     whole = False
+    apart = False
 
     def __init__(
         self,
@@ -135,6 +136,11 @@ class Mesh(Stepping, DDPStrategy):
         module, self._lightning_module = self._lightning_module, None
         super().teardown()
         self._lightning_module = module
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """That of this rank's place among those that read different samples; see `Stepping`."""
+        return self.grid.place(self.global_rank).data, self.grid.data
 
     # Nets
 

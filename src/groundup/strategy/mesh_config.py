@@ -135,6 +135,11 @@ class Mesh(Sharding, Staged, Shared):
         return self.pipeline == 1
 
     @property
+    def needs_rows(self) -> str | None:
+        """Why `data.micro_batch` must be a number, if the layers are spread."""
+        return super().needs_rows if self.pipeline > 1 else None
+
+    @property
     def cuts(self) -> bool:
         """Whether a rank may have a part of a matrix."""
         return self.shard or self.tensor > 1

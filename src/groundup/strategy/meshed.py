@@ -225,6 +225,11 @@ class Staged(Meshed):
         return self.stages_per_rank or (2 if self.schedule in ("interleaved", "zero_bubble_v") else 1)
 
     @property
+    def needs_rows(self) -> str | None:
+        """Why `data.micro_batch` must be a number."""
+        return "its schedule is made for a number of micro-batches"
+
+    @property
     def splits_backward(self) -> bool:
         """Whether gradients of inputs and of weights are computed apart, which a compiled network does not allow."""
         return self.schedule.startswith("zero_bubble")

@@ -26,11 +26,19 @@ class Stepping(Strategy):
         on_computed: called in every step at the point from which this rank only waits for others; None: nobody asks.
         recompute: what of a block's forward pass is computed again in the backward pass (see `strategy.recompute`).
         whole: every rank has all of every net, so that one can ask it alone.
+        apart: while `quiet`, no rank waits for another in a micro-batch, so that one may fail alone.
     """
 
     on_computed: Callable[[], None] | None = None
     recompute: str = "none"
     whole: bool = True
+    apart: bool = True
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which of how many parts of some work is this rank's; ranks with the same part can only do it together."""
+        mine: Any = self
+        return mine.global_rank, mine.world_size
 
     def spread(self, nets: nn.ModuleDict) -> None:
         """Lay freshly built nets out over the ranks, in place, before the optimizer takes their parameters.

@@ -54,6 +54,11 @@ class DeepSpeed(Layout):
         return self.stage < 3
 
     @property
+    def needs_rows(self) -> str | None:
+        """Why `data.micro_batch` must be a number."""
+        return "DeepSpeed cannot go on where memory ran out"
+
+    @property
     def keeps_parameters(self) -> bool:
         """Whether parameters are tensors that others can read between steps."""
         return self.stage < 3

@@ -41,6 +41,14 @@ class Agreement(lightning.Callback):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """The group is there and nothing is built yet."""
         del trainer, pl_module, stage
+        self.agree()
+
+    def agree(self) -> None:
+        """End all ranks if they do not mean the same run.
+
+        Raises:
+            ConfigError: on all ranks, the same.
+        """
         agree(self.facts, self.details)
 
 

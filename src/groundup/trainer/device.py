@@ -1,7 +1,10 @@
-"""What `auto` stands for on this machine: accelerator and precision; it imports no lightning."""
+"""The devices of this machine, and what `auto` stands for on it; no lightning is imported."""
 
 from __future__ import annotations
 
+import os
+import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,3 +41,20 @@ def computes_in_bf16(accelerator: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpu: Any = torch.cpu
     return accelerator == "cpu" and bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+
+
+def described(accelerator: str) -> str:
+    """This machine's devices in words."""
+    if accelerator == "cuda":
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    return f"{processor()}, {os.cpu_count()} cores"
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it, or what Python knows."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

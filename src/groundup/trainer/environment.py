@@ -22,7 +22,7 @@ import groundup
 from groundup.core.code import code_digest
 from groundup.core.errors import CheckpointError
 from groundup.core.files import atomic_write, make_folder
-from groundup.trainer.report import processor
+from groundup.trainer.device import processor
 
 FILE = "environment.jsonl"
 ROOT = Path(groundup.__file__).parents[2]

@@ -23,11 +23,11 @@ from groundup.evaluation.page import page, shown
 from groundup.generation import Options, sample, stream
 from groundup.objective.base import Setting
 from groundup.shard.manifest import Manifest
-from groundup.trainer.console import say
+from groundup.trainer.console import quiet, say
 from groundup.trainer.device import device_of
 from groundup.trainer.opening import Opened
 from groundup.trainer.report import environment, finite
-from groundup.trainer.run import build_trainer, quiet
+from groundup.trainer.run import build_trainer
 
 FIGURES = "evaluation.json"
 SAMPLING = ("tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "beams", "length_penalty", "seed")

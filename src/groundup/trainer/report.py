@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from groundup.core.bits import OF_TEXT
 from groundup.core.config import to_dict
 from groundup.core.files import atomic_json
 from groundup.core.progress import Progress
+from groundup.data.config import AUTO
 from groundup.data.examples import ABOUT
 from groundup.data.opening import storage_of
 from groundup.evaluation.samples import Sample, examine
@@ -28,8 +28,9 @@ from groundup.shard.storage import Storage
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.protocol import Tokenizer
 from groundup.trainer import segments as segment_list
-from groundup.trainer.device import device_of
+from groundup.trainer.device import described, device_of
 from groundup.trainer.page import page
+from groundup.trainer.rows import Found
 from groundup.trainer.run import Outcome, Recipe
 
 FIGURES = "report.json"
@@ -86,7 +87,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "data": data,
         "config": {**config, "model": to_dict(recipe.model)},
         "segments": [{"first": s.first.steps, "reason": s.reason, "set": s.set} for s in segments],
-        "environment": environment(accelerator),
+        "environment": {**environment(accelerator), **micro_batch(folder, recipe)},
     }
 
 
@@ -204,10 +205,8 @@ def data_rows(manifest: Manifest) -> list[dict[str, Any]]:
 
 def environment(accelerator: str) -> dict[str, str]:
     """What the run was computed with."""
-    device = torch.cuda.get_device_name() if accelerator == "cuda" else processor()
-    number = torch.cuda.device_count() if accelerator == "cuda" else os.cpu_count()
     return {
-        "device": f"{number} × {device}" if accelerator == "cuda" else f"{device}, {number} cores",
+        "device": described(accelerator),
         "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
@@ -215,14 +214,10 @@ def environment(accelerator: str) -> dict[str, str]:
     }
 
 
-def processor() -> str:
-    """The processor's name, as Linux tells it, or what Python knows."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def micro_batch(folder: Path, recipe: Recipe) -> dict[str, str]:
+    """What was found for `data.micro_batch=auto`; nothing where a number was given."""
+    last = Found(folder).last if recipe.data.micro_batch == AUTO else None
+    return {} if last is None else {"micro-batch": f"{last['rows']} sequences on each rank, {last['why']}"}
 
 
 def finite(value: Any) -> Any:

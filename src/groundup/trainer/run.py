@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 import lightning
@@ -21,6 +20,7 @@ from groundup.core.config import from_dict
 from groundup.core.errors import CheckpointError
 from groundup.core.files import read_json
 from groundup.core.progress import Progress
+from groundup.data.config import AUTO
 from groundup.data.module import StepModule
 from groundup.data.opening import storage_of, tokenizer_folder
 from groundup.data.view import View, view_of
@@ -30,10 +30,11 @@ from groundup.tokenizer.load import load as load_tokenizer
 from groundup.trainer import logger_config
 from groundup.trainer import segments as segment_list
 from groundup.trainer.agreement import Agreement
-from groundup.trainer.console import say
+from groundup.trainer.console import quiet, say
 from groundup.trainer.device import device_of
 from groundup.trainer.export import export, export_head
 from groundup.trainer.lock import only_one
+from groundup.trainer.rows import Found, Trial
 from groundup.trainer.segments import Segment
 
 _AT_THE_END = from_dict("callback", {"kind": "checkpoint", "every": None})
@@ -89,31 +90,27 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
     clock = clock_of(source, segments)
     begun = time.monotonic()
     with only_one(folder):
+        found = Found(folder)
         while (number := segment_list.at(segments, clock)) < len(segments):
             segment = segments[number]
             last = segment.last.steps if recipe.stop_steps is None else min(segment.last.steps, recipe.stop_steps)
             if last <= clock.steps:
-                return Outcome(clock, {}, time.monotonic() - begun)
+                break
             say(f"segment {number + 1} of {len(segments)} ({segment.reason}): steps {clock.steps} to {last}")
-            module, trainer, data = _build(recipe, folder, segments, number, clock, last, source)
+            effective = segment_list.apply(recipe, segment.set)
+            effective.data = _settled(effective, recipe, folder, clock, found)
+            module, trainer, data = _build(recipe, effective, folder, segments, number, clock, last, source)
             if recipe.trainer.validate_first and not clock.steps and leads:
                 first = build_trainer(recipe, _agreed(recipe, clock), list(trainer.loggers), folder, held_out=True)
                 first.validate(module, datamodule=data, verbose=False)
             trainer.fit(module, datamodule=data)
             clock, source = module.progress, checkpoint.path_of(folder, module.progress.steps)
             if clock.steps < last:  # a callback saw reason to stop
-                return Outcome(clock, {}, time.monotonic() - begun)
+                break
         seconds = time.monotonic() - begun
-        if not leads:
+        if not leads or number < len(segments):
             return Outcome(clock, {}, seconds)
-        return Outcome(clock, _finish(recipe, folder, segments, clock, source), seconds)
-
-
-def quiet() -> None:
-    """Keep Lightning's advertisements and remarks on its own code from the terminal; errors still show."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)", category=FutureWarning)
+        return Outcome(clock, _finish(recipe, folder, segments, clock, source, found), seconds)
 
 
 def clock_of(source: Path | None, segments: Sequence[Segment]) -> Progress:
@@ -158,8 +155,35 @@ def _view(effective: Recipe, setting: Setting) -> View | None:
     return view_of(effective.objective, effective.seed, setting.tokenizer, effective.model)
 
 
+def _settled(effective: Recipe, recipe: Recipe, folder: Path, clock: Progress, found: Found) -> Any:
+    """The data's config with, for `auto`, the micro-batch that is known to suit this place, or is found by trying."""
+    if effective.data.micro_batch != AUTO:
+        return effective.data
+    share = recipe.strategy.share(ranks.world(), ranks.rank())
+    setting = _setting(effective, folder, clock, clock)
+    view = _view(effective, setting)
+    place = SimpleNamespace(strategy=effective.strategy, trainer=dataclasses.replace(effective.trainer, profile=False))
+
+    def data(rows: int) -> StepModule:
+        config = dataclasses.replace(effective.data, micro_batch=rows)
+        return cast(StepModule, config.build(effective.seed, clock, 1, *share, view))
+
+    def begin(trial: Trial) -> None:
+        module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
+        trainer = build_trainer(place, [trial], [], folder, held_out=False)
+        trainer.limit_train_batches = 0
+        trainer.fit(module, datamodule=data(1))
+
+    for agreement in _agreed(recipe, clock):
+        build_trainer(place, [], [], folder, held_out=False).strategy.setup_environment()
+        agreement.agree()
+    rows = found.settle(effective, share[1], begin, lambda size: data(size).train_dataloader()[0])
+    return dataclasses.replace(effective.data, micro_batch=rows)
+
+
 def _build(
     recipe: Recipe,
+    effective: Recipe,
     folder: Path,
     segments: Sequence[Segment],
     number: int,
@@ -167,7 +191,6 @@ def _build(
     last: int,
     source: Path | None,
 ) -> tuple[Objective, lightning.Trainer, StepModule]:
-    effective = segment_list.apply(recipe, segments[number].set)
     setting = _setting(effective, folder, clock, _era_end(segments, number))
     module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
     view = _view(effective, setting)
@@ -176,7 +199,7 @@ def _build(
     )
     if not recipe.strategy.leads(ranks.rank()):
         return module, build_trainer(recipe, _agreed(recipe, clock), [], folder, held_out=False), data
-    callbacks = _agreed(recipe, clock) + callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})
+    callbacks = [*_agreed(recipe, clock), *callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})]
     for callback in callbacks:
         if isinstance(callback, Checkpoint):
             callback.place(
@@ -188,7 +211,7 @@ def _build(
     return module, trainer, data
 
 
-def _agreed(recipe: Recipe, clock: Progress) -> list[lightning.Callback]:
+def _agreed(recipe: Recipe, clock: Progress) -> list[Agreement]:
     """What sees to it that several ranks mean the same."""
     if ranks.world() == 1:
         return []
@@ -203,7 +226,7 @@ class Place(Protocol):
 
 
 def build_trainer(
-    recipe: Place, callbacks: list[lightning.Callback], loggers: list[Any], folder: Path, held_out: bool
+    recipe: Place, callbacks: Sequence[lightning.Callback], loggers: list[Any], folder: Path, held_out: bool
 ) -> lightning.Trainer:
     """Lightning's Trainer as a config asks for it.
 
@@ -227,7 +250,7 @@ def build_trainer(
         num_nodes=max(1, ranks.world() // devices),
         max_epochs=1,
         logger=loggers,
-        callbacks=callbacks,
+        callbacks=list(callbacks),
         val_check_interval=options.validate_every,
         check_val_every_n_epoch=None,
         limit_val_batches=None if held_out else 0,
@@ -247,12 +270,13 @@ def build_trainer(
 
 
 def _finish(
-    recipe: Recipe, folder: Path, segments: Sequence[Segment], clock: Progress, source: Path | None
+    recipe: Recipe, folder: Path, segments: Sequence[Segment], clock: Progress, source: Path | None, found: Found
 ) -> dict[str, float]:
     """Make the run folder a model folder, and measure the weights it will be loaded with."""
     if source is None:
         raise CheckpointError(str(folder), "holds no checkpoint of the run's end", "run the same command again")
     effective = segment_list.apply(recipe, segments[-1].set)
+    effective.data = found.used(effective.data)
     if ranks.rank() == 0:
         export(source, effective.model, tokenizer_folder(storage_of(recipe.data)), folder)
         if hasattr(effective.objective, "head"):

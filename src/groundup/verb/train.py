@@ -22,7 +22,7 @@ import groundup.strategy.mesh_config
 import groundup.strategy.zero_config
 import groundup.sweep.config
 import groundup.trainer.config
-import groundup.trainer.logger_config  # noqa: F401  # these register the groups
+import groundup.trainer.logger_config  # these register the groups
 from groundup.core import checkpoint, ranks
 from groundup.core.bits import OF_TEXT, told
 from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
@@ -146,6 +146,13 @@ class Train:
 
     def _check_layout(self, data: Any) -> None:
         """The strategy must be able to spread this network and batch over the ranks that were or will be started."""
+        reason = getattr(self.strategy, "needs_rows", None)
+        if data.micro_batch == groundup.data.config.AUTO and reason is not None:
+            raise ConfigError(
+                f"data.micro_batch={data.micro_batch}",
+                f"cannot be found with strategy={self.strategy.kind}: {reason}",
+                "set it to a number",
+            )
         if hasattr(self.strategy, "check"):  # a plugin's strategy need not have any, nor what is asked for below
             self.strategy.check(self.launcher.world(), self.model, data)
         if hasattr(self.strategy, "check_optimizer"):
