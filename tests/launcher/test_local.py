@@ -173,6 +173,21 @@ def test_a_launcher_that_is_killed_leaves_nothing(tmp_path: Path, start: Callabl
     nothing_is_left(tmp_path)
 
 
+def test_a_process_that_asked_for_it_dies_with_the_one_that_started_it() -> None:
+    """Not its launcher's doing: torchrun's agents, killed, would leave it behind."""
+    child = "from groundup.launcher.processes import die_with_parent as d; d(); print('on', flush=True);"
+    agent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child + 'import time; time.sleep(60)'!r}])"
+    process = subprocess.Popen([sys.executable, "-c", agent], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    process.kill()
+    begun = time.monotonic()
+    assert process.stdout.read() == ""  # it ends when nobody is left who could write
+    assert time.monotonic() - begun < SECONDS
+    process.wait()
+    process.stdout.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_passed_on_once_to_every_rank(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]], number: signal.Signals

@@ -12,6 +12,7 @@ from torch.distributed import HashStore
 
 from groundup.core.errors import ConfigError
 from groundup.strategy.meeting import arrive, described
+from groundup.strategy.starts import part_of_start
 
 HOST = socket.gethostname()
 LIMIT = timedelta(seconds=1.2)
@@ -77,6 +78,31 @@ def test_ranks_of_worlds_of_different_size_end_the_meeting(come) -> None:
     assert first is None and second is None
     assert str(third) == "WORLD_SIZE=3 on rank 2: rank 0 has WORLD_SIZE=2; launch all ranks alike"
     assert third is not None and not third.by_all
+
+
+def test_starts_of_more_and_fewer_ranks_meet_one_after_another_at_a_store_that_outlives_them() -> None:
+    """As torchrun's does when a machine is lost and another comes, though agents count restarts differently."""
+    store, seen = HashStore(), set[bytes]()
+
+    def one(rank: int, world: int) -> bytes:
+        part, answer = part_of_start(store, rank, LIMIT)
+        arrive(part, rank, world, LIMIT, 60.0, answer)
+        if rank == 0:
+            part.set("whose", f"{world} {len(seen)}")
+        return part.get("whose")
+
+    for world in (4, 3, 4, 1, 2):
+        with ThreadPoolExecutor(world) as pool:
+            told = set(pool.map(one, reversed(range(world)), [world] * world))  # rank 0 comes last
+        assert told == {f"{world} {len(seen)}".encode()}
+        seen |= told
+
+
+def test_a_start_whose_rank_0_does_not_come_ends_though_an_earlier_one_had_one() -> None:
+    store = HashStore()
+    part_of_start(store, 0, LIMIT)[1]()
+    with pytest.raises(ConfigError, match=r"^rank 0: does not answer any more"):
+        part_of_start(store, 1, timedelta(seconds=0.2))
 
 
 @pytest.mark.parametrize(

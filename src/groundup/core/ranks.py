@@ -88,6 +88,11 @@ def launched() -> bool:
     return bool(os.environ.get(LAUNCHED) or os.environ.get("RANK") or os.environ.get("WORLD_SIZE")) or world() > 1
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun started this process, and watches it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def environment() -> Mapping[str, str]:
     """The variables torchrun sets, under its names: its own if there are any, else what they are under srun."""
     if os.environ.get("RANK") or os.environ.get("WORLD_SIZE"):

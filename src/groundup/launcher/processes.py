@@ -75,6 +75,12 @@ class Process:
         return [line for line in lines if line.strip()][-count:] if count else []
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it dies, however that dies; off Linux, nothing."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 def _die_with(parent: int) -> Callable[[], None] | None:
     """What a child does before it runs its program, lest it outlive its parent."""
     if _LIBC is None:

@@ -26,11 +26,15 @@ from torch.distributed import DistError
 
 from groundup.core import ranks
 from groundup.core.errors import ConfigError, UserError
+from groundup.strategy.starts import SILENT, part_of_start
 
 PATIENCE_SECONDS = 60.0
 """After so long a wait is told of, and again after each further such time."""
 
 _LOOK_SECONDS = 0.2
+_LATER = timedelta(seconds=10)
+"""So much longer than rank 0 the others wait, for it to give up first and say why."""
+
 _VERDICT, _SEAT, _ARRIVED, _ENTERED = "verdict", "seat", "arrived", "entered"
 
 
@@ -61,8 +65,10 @@ def meet(device: torch.device, timeout: timedelta, patience: float = PATIENCE_SE
         )
         _part_at_exit(device)
         return
-    store = PrefixStore(f"groundup/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store(timeout, patience))
-    arrive(store, rank, world, timeout, patience)
+    store, answer = _store(timeout, patience), None
+    if _kept_by_agent():
+        store, answer = part_of_start(store, rank, timeout + _LATER)
+    arrive(store, rank, world, timeout, patience, answer)
     with _watched(store, rank, world, patience):
         distributed.init_process_group(
             backend, store=PrefixStore("group", store), rank=rank, world_size=world, timeout=timeout, device_id=bound
@@ -74,8 +80,15 @@ def meet(device: torch.device, timeout: timedelta, patience: float = PATIENCE_SE
             raise RuntimeError(f"the first collective over {world} ranks counted {first.item()}")
 
 
-def arrive(store: Store, rank: int, world: int, timeout: timedelta, patience: float) -> None:
-    """Wait until all ranks have come to a store.
+def arrive(
+    store: Store,
+    rank: int,
+    world: int,
+    timeout: timedelta,
+    patience: float,
+    answer: Callable[[], None] | None = None,
+) -> None:
+    """Wait until all ranks have come to a store that no others use; rank 0 calls `answer` now and then meanwhile.
 
     Raises:
         ConfigError: as `meet`.
@@ -86,14 +99,14 @@ def arrive(store: Store, rank: int, world: int, timeout: timedelta, patience: fl
         raise error
     store.set(f"{_ARRIVED}/{rank}", json.dumps({"host": socket.gethostname(), "world": world}))
     if rank == 0:
-        fault = _await_all(store, world, timeout, patience)
+        fault = _await_all(store, world, timeout, patience, answer or (lambda: None))
         store.set(_VERDICT, json.dumps({"world": world, "fault": fault and _written(fault)}))
     else:
         try:
-            store.wait([_VERDICT], timeout + timedelta(seconds=10))  # rank 0 gives up before that, and says why
+            store.wait([_VERDICT], timeout + _LATER)
             verdict = json.loads(store.get(_VERDICT))
         except DistError:
-            raise ConfigError("rank 0", "does not answer any more", "see what it says, or its log") from None
+            raise ConfigError(*SILENT) from None
         fault = verdict["fault"] and ConfigError(*json.loads(verdict["fault"]))
         if fault is None and verdict["world"] != world:
             what = f"rank 0 has WORLD_SIZE={verdict['world']}"
@@ -103,11 +116,14 @@ def arrive(store: Store, rank: int, world: int, timeout: timedelta, patience: fl
         raise fault
 
 
-def _await_all(store: Store, world: int, timeout: timedelta, patience: float) -> UserError | None:
+def _await_all(
+    store: Store, world: int, timeout: timedelta, patience: float, answer: Callable[[], None]
+) -> UserError | None:
     """What rank 0 does: see everyone come; what is wrong, if something is."""
     begun = time.monotonic()
     missing, told = list(range(world)), begun
     while missing:
+        answer()
         missing = [rank for rank in missing if not store.check([f"{_ARRIVED}/{rank}"])]
         if store.check([f"{_SEAT}/taken"]):
             return ConfigError(*json.loads(store.get(f"{_SEAT}/taken")))
@@ -163,7 +179,6 @@ def _store(timeout: timedelta, patience: float) -> Store:
     """The store that torchrun keeps, else that of rank 0, which may have been handed a socket that listens already."""
     address, port = ranks.meeting_place()
     rank = ranks.rank()
-    kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     listening = os.environ.pop(ranks.LISTENING, None)
     begun = time.monotonic()
 
@@ -176,19 +191,24 @@ def _store(timeout: timedelta, patience: float) -> Store:
                 address,
                 port,
                 None,
-                is_master=rank == 0 and not kept_by_agent,
+                is_master=rank == 0 and not _kept_by_agent(),
                 timeout=timeout,
                 wait_for_workers=False,
                 master_listen_fd=None if listening is None else int(listening),
             )
     except DistError as error:
-        if rank == 0 and not kept_by_agent:
+        if rank == 0 and not _kept_by_agent():
             what = f"rank 0 cannot listen there ({str(error).splitlines()[0]})"
             remedy = "give a free MASTER_PORT, or use launcher=local or torchrun --standalone, which find one"
         else:
             what = f"rank {rank} finds nobody there after {time.monotonic() - begun:.0f} s"
             remedy = "start rank 0, and give its machine's address"
         raise ConfigError(f"MASTER_ADDR={address} MASTER_PORT={port}", what, remedy) from None
+
+
+def _kept_by_agent() -> bool:
+    """Whether torchrun keeps the store."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from groundup.core.errors import CheckpointError, ConfigError, DataError, Storag
 from groundup.core.files import make_folder, read_json, storage_error, unused
 from groundup.core.memory import keep_freed_memory
 from groundup.launcher.job import Job
+from groundup.launcher.processes import die_with_parent
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
@@ -310,6 +311,8 @@ class Train:
             once = ["fresh=false"] if self.fresh else []  # what is launched again goes on from its own checkpoints
             launcher.launch(Job(self.name, [*command(), *once], folder / "logs"))
             return
+        if ranks.under_torchrun():  # else one whose agent was killed would train on where its place is given away
+            die_with_parent()
         source = None if self.fresh and not self.resume else self._source(folder)
         from groundup.trainer.report import write_run_report
         from groundup.trainer.run import train
