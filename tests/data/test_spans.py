@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def parts(batch, row):
     return source.tolist(), target[target != IGNORED].tolist(), documents[documents >= 0].tolist()
 
 
-def joined(source, target):
+def joined(source, target, whole=True):
     """The text that a source with sentinels and a target came from."""
     hidden: dict[int, list[int]] = {}
     for token in target[:-1]:
@@ -38,7 +40,7 @@ def joined(source, target):
     assert list(hidden) == [FIRST - number for number in range(len(hidden))]
     assert source[-1] == END
     assert target[-1:] in ([END], [])
-    assert [token for token in source if token >= 257] == list(hidden)
+    assert [token for token in source if token >= 257] == list(hidden) or not whole
     return [t for token in source[:-1] for t in hidden.get(token, [token])]
 
 
@@ -126,6 +128,44 @@ def test_what_any_denoiser_hides_can_be_put_back(window, sentences):
         (mode, *source), target, _ = parts(batch, row)
         text = source + target if mode == S else joined(source, target)
         assert text == rows[row, :length].tolist()
+
+
+def test_every_document_of_a_window_sees_the_mode(window, sentences):
+    """And nothing else is changed: one behind the first stands for the `end` that opens a document, or for nothing."""
+    rows = sentences(300, 64)
+    batch, modes = window(UL2, rows), np.array([R, R, X, X, X, X, S])[UL2.denoisers(np.arange(300))]
+    taken = added = 0
+    for row, mode in enumerate(modes):
+        source, target, documents = parts(batch, row)
+        begins = [at for at in range(len(source)) if not at or documents[at] != documents[at - 1]]
+        assert [at for at, token in enumerate(source) if token >= R] == begins
+        assert {source[at] for at in begins} == {mode}
+        read = batch.documents_BT[row, : len(target)].tolist()
+        assert set(read) <= set(documents), "what is written is written from a source with its mode"
+        if mode == S:
+            taken += len(begins) - 1
+            continue
+        opened = {sentinel for sentinel, first in pairwise(target) if sentinel >= 257 and first == END}
+        plain = [source[1]]
+        for at in range(2, len(source)):
+            if source[at] != mode:
+                plain.append(source[at])
+            elif source[at + 1] in opened or rows[row, len(joined([*plain, END], target, whole=False))] != END:
+                added += 1
+            else:
+                plain.append(END)
+                taken += 1
+        assert joined(plain, target) == rows[row, :64].tolist()
+    assert taken > 20 and added > 20, "else the law above says little"
+
+
+def test_a_window_of_the_shortest_documents_has_room_for_the_modes_it_can_hold(window):
+    draw = np.random.default_rng(0)
+    rows = np.where(draw.random((400, 65)) < 0.5, END, 97)
+    batch = window(UL2, rows)
+    assert batch.source_BS.shape[1] == 64
+    several = [sum(token >= R for token in parts(batch, row)[0]) > 1 for row in range(400)]
+    assert all(several)
 
 
 def test_s_hides_a_quarter_on_average():

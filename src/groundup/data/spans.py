@@ -78,8 +78,12 @@ class Mixture:
     """Each window is hidden by one of several denoisers, all equally likely (UL2; Tay et al. 2022, section 3.1).
 
     R and X hide spans, short and few or long and many; S hides the last part, a quarter on average, of any length from
-    1 to twice that, all equally likely. The source begins with the id of its denoiser's mode. What S makes has no
-    `end` behind it, as the text goes on behind the window.
+    1 to twice that, all equally likely. What S makes has no `end` behind it, as the text goes on behind the window.
+
+    The paper puts the id of the mode before each example (section 3.3). Here every document of a window is one, as none
+    sees another: its source begins with the mode. In the first it is one token more. In the others it has the place of
+    the `end` that opens them; where that is hidden it is added, as often as the context has room for it, which it lacks
+    only where documents are about as short as spans. Where documents are not told apart there is one mode a window.
 
     Attributes:
         seed: names the denoisers.
@@ -112,7 +116,7 @@ class Mixture:
         """The text as its denoiser shows it."""
         rows = zip(texts(batch, samples, filled), self.denoisers(samples), self._last(samples, filled), strict=True)
         widths = mixed_widths([spans.corruption for spans in self.spans], batch.tokens_BT.shape[1])
-        return lay_out([self._pair(*row) for row in rows], widths, self.end, self.start)
+        return lay_out([self._pair(*row, widths[0]) for row in rows], widths, self.end, self.start)
 
     def _last(self, samples: Integers, filled: Integers) -> Integers:
         """Tokens that S hides of each sample."""
@@ -120,7 +124,7 @@ class Mixture:
         mean = continued(filled)
         return np.where(mean > 0, 1 + np.floor(shares * (2 * mean - 1)).astype(np.int64), 0)
 
-    def _pair(self, row: Row, denoiser: int, last: int) -> Pair:
+    def _pair(self, row: Row, denoiser: int, last: int, width: int) -> Pair:
         if denoiser < len(self.spans):
             mode, pair = self.modes[denoiser], self.spans[denoiser].pair(row)
         elif last:
@@ -129,7 +133,13 @@ class Mixture:
             nothing = row.tokens[:0]
             mode, pair = self.last_part, Pair(row.tokens, row.documents, nothing, nothing)
         documents = np.append(pair.source_documents[:1] if pair.source.size else [0], pair.source_documents)
-        return pair._replace(source=np.append(mode, pair.source), source_documents=documents)
+        source, begins = np.append(mode, pair.source), np.flatnonzero(np.diff(documents)) + 1
+        opened = source[begins] == self.end
+        source[begins[opened]] = mode
+        hidden = begins[~opened][: max(0, width - source.size)]
+        return pair._replace(
+            source=np.insert(source, hidden, mode), source_documents=np.insert(documents, hidden, documents[hidden])
+        )
 
 
 def _parts(draw: np.random.Generator, total: int, parts: int) -> Integers:
