@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from groundup.evaluation.scorer import Row, Scorer
 from groundup.generation import Options, write
 from groundup.tokenizer.byte import Bytes
 
+sys.path.insert(0, str(Path(__file__).parent))
+from scorer_ranks import LAYOUTS, answers, begun, requests
+
 FORMS: dict[str, dict[str, Any]] = {
     "default": {},
     "learned": {"positions": "learned", "norm": "layer", "bias": True, "gain": True, "tied": True},
@@ -22,17 +25,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "values": {"value_embeddings": True, "mixing": True},
     "shifted": {"shift": True},
 }
-
-
-def requests(number: int = 40, longest: int = 60) -> list[tuple[list[int], list[int]]]:
-    """Questions with one to four continuations each, some asked twice."""
-    draw = random.Random(0)
-    found = []
-    for _ in range(number):
-        context = [draw.randrange(256) for _ in range(draw.randint(1, longest))]
-        answers = draw.randint(1, 4)
-        found += [(context, [draw.randrange(256) for _ in range(draw.randint(1, 9))]) for _ in range(answers)]
-    return [*found, *found[:5]]
 
 
 @torch.no_grad()
@@ -134,38 +126,16 @@ def test_a_row_is_as_long_as_what_is_read() -> None:
     assert Row((1, 2, 3), ((4,), (5, 6))).length == 5
 
 
-def test_two_processes_give_the_answers_of_one(build: Callable[..., Any], tokenizer: Bytes, tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(SCRIPT)
-    net = build()
-    torch.save(net.state_dict(), tmp_path / "weights.pt")
-    together(script, tmp_path, Path(__file__).parent, processes=2)
-    alone = Scorer(net, tokenizer, 128).score(requests())
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"answers-{rank}.pt")
-        assert [greedy for _, greedy in found] == [greedy for _, greedy in alone]
-        assert [total for total, _ in found] == pytest.approx([total for total, _ in alone], abs=1e-5)
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-
-import torch
-from torch import distributed as dist
-
-place, here = Path(sys.argv[1]), sys.argv[2]
-sys.path.insert(0, here)
-import conftest
-import test_scorer
-from groundup.core.config import from_dict
-from groundup.evaluation.scorer import Scorer
-from groundup.tokenizer.byte import Bytes
-
-dist.init_process_group("gloo")
-net = from_dict("model", conftest.SMALL).build().eval()
-net.load_state_dict(torch.load(place / "weights.pt"))
-answers = Scorer(net, Bytes(), 128).score(test_scorer.requests())
-torch.save(answers, place / f"answers-{dist.get_rank()}.pt")
-dist.destroy_process_group()
-"""
+@pytest.mark.parametrize("world", LAYOUTS)
+def test_ranks_give_the_answers_of_one_process_in_every_layout(tmp_path: Path, world: int) -> None:
+    """Ranks that share layers, or positions, read the same requests; those with copies share them out."""
+    together(Path(__file__).with_name("scorer_ranks.py"), tmp_path, processes=world, seconds=900)
+    scored, texts, passes = answers(begun())
+    for rank in range(world):
+        found = torch.load(tmp_path / f"answers-{world}-{rank}.pt")
+        assert list(found) == list(LAYOUTS[world])
+        for layout, (theirs, written, done) in found.items():
+            assert [greedy for _, greedy in theirs] == [greedy for _, greedy in scored]
+            assert [total for total, _ in theirs] == pytest.approx([total for total, _ in scored], abs=1e-9)
+            assert written == texts
+            assert done == (passes if layout == "tensor 2" else -(-passes // 2))

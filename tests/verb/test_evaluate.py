@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from processes import together
 
 from groundup.core import checkpoint
 from groundup.core.config import compose
@@ -77,6 +78,42 @@ def test_a_checkpoint_has_a_report_of_its_own(run: Path, capsys: pytest.CaptureF
     figures = json.loads((run / "evaluation" / first.name / "evaluation.json").read_text())
     assert figures["steps"] == checkpoint.step_of(first)
     assert figures["held_out"]["all"] > json.loads((run / "report.json").read_text())["held_out"]["all"]
+
+
+def test_ranks_report_what_one_process_does_and_none_holds_a_network_that_is_cut(run: Path, tmp_path: Path) -> None:
+    """Of the finished run and of a checkpoint, each read by every rank for itself."""
+    asked = ["evaluation.limit=6", "trainer.precision=fp32", "prompts=[The]"]
+    places = {"fsdp": run, "tensor": checkpoint.listed(run)[0]}
+    cases = [(str(p), [*asked, f"strategy={k}", f"out={tmp_path / k}"]) for k, p in places.items()]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    together(Path(__file__).with_name("evaluated_ranks.py"), tmp_path / "cases.json", processes=2, seconds=900)
+    for kind, place in places.items():
+        evaluate(place, *asked, f"out={tmp_path / 'one' / kind}")
+        one, two = (json.loads((tmp_path / at / "evaluation.json").read_text()) for at in (f"one/{kind}", kind))
+        assert two["held_out"] == pytest.approx(one["held_out"], rel=1e-5)
+        assert two["samples"] == one["samples"]
+        assert len(two["results"]) == len(one["results"]) == 2
+        for mine, theirs in zip(one["results"], two["results"], strict=True):
+            assert [mine[key] for key in ("task", "questions", "hash")] == [
+                theirs[key] for key in ("task", "questions", "hash")
+            ]
+            values = ([metric["value"] for metric in result["metrics"]] for result in (mine, theirs))
+            assert next(values) == pytest.approx(next(values), rel=1e-4)
+    for rank in (0, 1):
+        for found in json.loads((tmp_path / f"held-{rank}.json").read_text()):
+            assert found["same"]
+            assert found["share"] < 0.55
+
+
+def test_a_network_in_stages_and_text_of_several_processes_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="strategy=pipeline: leaves a part of the network on each rank"):
+        evaluate(run, "strategy=pipeline")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="task=sample: writes in one process, not in 2"):
+        evaluate(run, "task=sample")
 
 
 def test_an_unfinished_run_is_taken_at_its_newest_checkpoint(

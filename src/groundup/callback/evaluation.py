@@ -107,6 +107,7 @@ class Evaluation(Callback):
                 options.context,
                 cast(Any, module).autocast,
                 self._tell,
+                cast(Any, module).trainer.strategy.share,
             )
             self.results = self._suite.run(scorer, module.setting.precision, self._done, errors)
 

@@ -3,7 +3,8 @@
 A multiple-choice question asks for several continuations of one beginning. Here the beginning is read once: a row
 holds it and, side by side, every continuation as a branch that sees the beginning and itself. Logits are made for the
 continuations alone. With several processes each takes its share of the batches, all of them as many, so that nets
-whose forward pass needs every process can be asked too; every process gets all the answers.
+whose forward pass needs every process can be asked too; processes that share layers have the same share and read it
+together. Every process gets all the answers.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Scorer:
         context: positions a request may take up; None: the network's.
         autocast: makes the context in which forward passes run.
         tell: called with a number of requests done and of all.
+        share: which of how many shares of the batches this process reads.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Scorer:
         context: int | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         tell: Callable[[int, int], None] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.net, self.tokenizer = net, tokenizer
         self.context = net.context if context is None else min(context, net.context)
@@ -93,7 +96,7 @@ class Scorer:
         self.batch_tokens = BATCH_TOKENS[kind] if batch_tokens is None else batch_tokens
         self._requests = batch
         self._written = BATCH_TOKENS["gpu"] if batch_tokens is None else batch_tokens
-        self._autocast, self._tell = autocast, tell
+        self._autocast, self._tell, self._share = autocast, tell, share
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Likelihood]:
         """The likelihood of each continuation after its beginning.
@@ -228,12 +231,12 @@ class Scorer:
         self, batches: list[T], work: Callable[[T], dict[Any, Any]], size: Callable[[T], int]
     ) -> list[dict[Any, Any]]:
         """The answers to all batches, each process working on its share; all work equally often."""
-        world, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
+        world, (place, shares) = dist.get_world_size() if _distributed() else 1, self._share
         answers: list[dict[Any, Any]] = []
         failed: Exception | None = None
         total, done = sum(map(size, batches)), 0
-        for start in range(0, len(batches), world):
-            mine = min(start + rank, len(batches) - 1)
+        for start in range(0, len(batches), shares):
+            mine = min(start + place, len(batches) - 1)
             if failed is None:
                 try:
                     answers.append(work(batches[mine]))
@@ -241,7 +244,7 @@ class Scorer:
                     if world == 1:
                         raise
                     failed = error  # told below, so that all processes leave together
-            done += sum(map(size, batches[start : start + world]))
+            done += sum(map(size, batches[start : start + shares]))
             if self._tell is not None:
                 self._tell(done, total)
         if world == 1:

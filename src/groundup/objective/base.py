@@ -104,6 +104,7 @@ class Objective(lightning.LightningModule):
         self.validation: dict[str, float] = {}
         self.nets = nn.ModuleDict()
         self._finished: Path | None = None
+        self._read: Callable[[Net], None] | None = None
         self._sums: dict[int, Tensor] = {}
         self._bytes: Tensor | None = None
 
@@ -169,7 +170,9 @@ class Objective(lightning.LightningModule):
                     net.to_empty(device="cpu")
         for name, config in self.net_configs.items():
             begun_with = getattr(config, "init_from", None)  # nor know of it
-            if self._finished is not None:
+            if self._read is not None:
+                self._read(cast(Net, self.nets[name]))
+            elif self._finished is not None:
                 self.fill(name, self._finished)
             elif begun_with is not None and self.progress.steps == 0:
                 fill(cast(Net, self.nets[name]), Path(begun_with))
@@ -251,6 +254,8 @@ class Objective(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Turn the sums into bits per byte (per token where no tokenizer is known) for each source and all."""
+        if not self._sums:  # nothing was read
+            return
         strategy = cast(Stepping, self.trainer.strategy)
         tallies: dict[str, Tally] = {}
         for number, sums in sorted(self._sums.items()):
@@ -265,6 +270,10 @@ class Objective(lightning.LightningModule):
     def take(self, folder: Path) -> None:
         """Begin with the finished weights of a run folder."""
         self._finished = folder
+
+    def read(self, read: Callable[[Net], None]) -> None:
+        """Begin with the weights that a function gives each net, which is spread by then."""
+        self._read = read
 
     def fill(self, name: str, folder: Path) -> None:
         """Give a net the finished weights of a run folder."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groundup.callback.checkpoint import CALLBACK
-from groundup.callback.tensors import described, read_some
+from groundup.callback.tensors import described, read_into, read_some
 from groundup.core.files import storage_error
 from groundup.model import task_head
 from groundup.model.load import expect, write
@@ -68,6 +68,23 @@ def weights_of(checkpoint: Path, name: str = "model") -> dict[str, Tensor]:
     saved = {key: there for key, (there, _, _) in _saved(checkpoint, name).items()}
     tensors = read_some(checkpoint, saved.values())
     return {key: tensors[there] for key, there in saved.items()}
+
+
+def fill_from(checkpoint: Path, net: Any, alone: bool) -> None:
+    """Give a net, which may be split over ranks, the weights that `weights_of` gives; each rank reads its parts.
+
+    Args:
+        checkpoint: a verified `step-N` folder.
+        net: the one called `model` there.
+        alone: this is the only process; else all call this together.
+
+    Raises:
+        CheckpointError: the weights are another net's.
+    """
+    saved, targets = _saved(checkpoint), net.state_dict()
+    found = {name: torch.Size(shape) for name, (_, shape, _) in saved.items()}
+    expect(found, {name: target.shape for name, target in targets.items()}, checkpoint)
+    read_into({saved[name][0]: target for name, target in targets.items()}, checkpoint, alone)
 
 
 def _saved(checkpoint: Path, name: str = "model") -> dict[str, tuple[str, tuple[int, ...], torch.dtype]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
 
+import lightning
 import torch
 
 from groundup.callback.config import Evaluation as Asking
@@ -16,17 +18,18 @@ from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError, DataError
 from groundup.core.files import atomic_json, storage_error, unused
 from groundup.data.config import Shards
-from groundup.data.module import StreamModule
 from groundup.data.opening import held_out_names, held_out_tasks, storage_of
+from groundup.data.step import Step
 from groundup.data.view import view_of
 from groundup.evaluation.page import page, shown
 from groundup.generation import Options, sample, stream
-from groundup.objective.base import Setting
+from groundup.objective.base import Objective, Setting
 from groundup.shard.manifest import Manifest
 from groundup.trainer.console import quiet, say
 from groundup.trainer.device import device_of
 from groundup.trainer.opening import Opened
 from groundup.trainer.report import environment, finite
+from groundup.trainer.rows import Found
 from groundup.trainer.run import build_trainer
 
 FIGURES = "evaluation.json"
@@ -77,7 +80,7 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
         "weights": opened.weights,
         "steps": opened.progress.steps,
         "tokens": opened.progress.tokens,
-        "parameters": sum(parameter.numel() for parameter in opened.net.parameters()),
+        "parameters": sum(parameter.numel() for parameter in opened.form.parameters()),
         "precision": precision,
         "environment": environment(accelerator),
         "held_out": {},
@@ -105,14 +108,13 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
         where = f"data_path={opened.data.path if opened.data else None}"
         remedy = "give data_path=FOLDER, or evaluation.tasks=[...]"
         raise DataError(where, "is not there, and held-out tasks ask for it", remedy)
-    found["held_out"] = _validate(opened, asked, data, folder, keep)
+    writer = Writer(opened, asked.prompts, found["sampling"])
+    found["held_out"] = _validate(opened, asked, data, folder, _evaluation(asked, keep), writer)
+    found["samples"] = writer.samples
     if ranks.rank() == 0 and not begun:
         set_earlier_aside(folder)
     if ranks.rank() == 0 and found["held_out"]:
         say(told(found["held_out"], found["unit"]))
-    if asked.prompts and hasattr(opened.net, "new_cache") and ranks.rank() == 0:
-        texts = sample(opened.net.to(accelerator), opened.tokenizer, asked.prompts, **found["sampling"])
-        found["samples"] = [{"prompt": p, "text": text} for p, text in zip(asked.prompts, texts, strict=True)]
     return found
 
 
@@ -120,14 +122,18 @@ def _check(opened: Opened, asked: Asked) -> None:
     """What the model cannot be asked.
 
     Raises:
-        ConfigError: a context longer than its own, or tasks of a network that gives no likelihoods.
+        ConfigError: a context longer than its own, tasks of a network that gives no likelihoods, or a network that
+            cannot be spread so.
     """
-    if asked.evaluation.context is not None and asked.evaluation.context > opened.net.context:
+    if hasattr(asked.strategy, "check"):
+        row = SimpleNamespace(kind="shards", context=opened.form.context, samples=1, rows=1)
+        asked.strategy.check(ranks.world(), opened.model, row if opened.data is None else opened.data)
+    if asked.evaluation.context is not None and asked.evaluation.context > opened.form.context:
         where = f"evaluation.context={asked.evaluation.context}"
         raise ConfigError(
-            where, f"is longer than the model's {opened.net.context} positions", "shorten or leave it out"
+            where, f"is longer than the model's {opened.form.context} positions", "shorten or leave it out"
         )
-    if asked.evaluation.tasks and not hasattr(opened.net, "likelihoods"):
+    if asked.evaluation.tasks and not hasattr(opened.form, "likelihoods"):
         if asked.evaluation.tasks == ["held_out"]:  # nobody asked for them
             say("left out: the held-out tasks, which ask how likely a continuation is; this network says no such thing")
             asked.evaluation.tasks = []
@@ -139,7 +145,7 @@ def _check(opened: Opened, asked: Asked) -> None:
 def _data(opened: Opened, asked: Asked) -> Shards | None:
     """The data whose held-out text is measured: what is asked for, or what the model was trained on if it is there."""
     if asked.data_path is not None:
-        context = opened.net.context
+        context = opened.form.context
         shape = {"kind": "shards", "context": context, "batch_tokens": 16 * context}
         base: Shards = opened.data or from_dict("data", {**shape, "path": asked.data_path})
         data = dataclasses.replace(base, path=asked.data_path, weights={}, skips=[])
@@ -162,8 +168,30 @@ def _data(opened: Opened, asked: Asked) -> Shards | None:
     return data
 
 
-def _validate(opened: Opened, asked: Asked, data: Shards | None, folder: Path, keep: Any) -> dict[str, float]:
-    """Held-out bits per byte, and the tasks inside the same validation where there is one."""
+class Writer(lightning.Callback):
+    """Lets the net write at the end of a validation: on rank 0 alone, or where it is spread on all of them together.
+
+    Attributes:
+        samples: each with its `prompt` and `text`.
+    """
+
+    def __init__(self, opened: Opened, prompts: list[str], options: dict[str, Any]) -> None:
+        self._opened, self._options = opened, options
+        self._prompts = prompts if hasattr(opened.form, "new_cache") else []
+        self.samples: list[dict[str, str]] = []
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write."""
+        if self._prompts and (trainer.is_global_zero or not getattr(trainer.strategy, "whole", True)):
+            net: Any = cast(Objective, pl_module).nets["model"]
+            texts = sample(net, self._opened.tokenizer, self._prompts, **self._options)
+            self.samples = [{"prompt": p, "text": text} for p, text in zip(self._prompts, texts, strict=True)]
+
+
+def _validate(
+    opened: Opened, asked: Asked, data: Shards | None, folder: Path, evaluation: Any, writer: Writer
+) -> dict[str, float]:
+    """Held-out bits per byte; tasks and samples are asked for inside the same validation, be it of no text."""
     sources = held_out_names(Manifest.read(storage_of(data))) if data is not None else []
     setting = Setting(
         seed=opened.seed,
@@ -175,19 +203,22 @@ def _validate(opened: Opened, asked: Asked, data: Shards | None, folder: Path, k
         precision=device_of(asked.trainer)[1],
     )
     module = opened.objective.build(opened.model, None, None, setting)
-    module.nets["model"] = opened.net
-    evaluation = _evaluation(asked, keep)
+    callbacks = [writer] if evaluation is None else [evaluation, writer]
+    trainer = build_trainer(asked, callbacks, [], folder, held_out=True)
+    if getattr(trainer.strategy, "whole", True):
+        module.nets["model"] = opened.net
+    else:
+        module.read(opened.fill)
+    if evaluation is not None:
+        evaluation.prepare(module, lambda: held_out_tasks(storage_of(data)) if data is not None else {})
     if data is not None and sources:
         view = view_of(opened.objective, opened.seed, opened.tokenizer, opened.model)
-        text = StreamModule(data, opened.seed, opened.progress, 0, ranks.rank(), ranks.world(), view)
-        trainer = build_trainer(asked, [evaluation] if evaluation else [], [], folder, held_out=True)
+        share = asked.strategy.share(ranks.world(), ranks.rank())
+        text = Found(opened.folder).used(data).build(opened.seed, opened.progress, 0, *share, view)
         trainer.validate(module, datamodule=text, verbose=False)
-        return dict(module.validation)
-    if evaluation is not None:  # Lightning validates nothing where there is no held-out text
-        module.to(device_of(asked.trainer)[0])
-        evaluation.prepare(module, lambda: held_out_tasks(storage_of(data)) if data is not None else {})
-        evaluation.ask(module)
-    return {}
+    else:  # a step without micro-batches, since Lightning validates nothing on nothing
+        trainer.validate(module, dataloaders=[[Step(0, 0, 0, 1, 0, [], [])]], verbose=False)
+    return dict(module.validation)
 
 
 def _evaluation(asked: Asked, keep: Any) -> Any:

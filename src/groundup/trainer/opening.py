@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 import groundup.data.config
 import groundup.model.config
 import groundup.objective.config  # noqa: F401  # these register what a saved run may name
-from groundup.core import checkpoint
+from groundup.core import checkpoint, ranks
 from groundup.core.config import from_dict
 from groundup.core.errors import CheckpointError, ConfigError, DataError
 from groundup.core.files import read_json
@@ -22,11 +23,12 @@ from groundup.core.progress import Progress
 from groundup.data.config import Shards
 from groundup.data.opening import storage_of, tokenizer_folder
 from groundup.model.decoder import Decoder
-from groundup.model.load import WEIGHTS, load, read_config
+from groundup.model.load import WEIGHTS, fill, load, read_config
+from groundup.model.net import Net
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.protocol import CARD, Tokenizer
 from groundup.trainer import segments as segment_list
-from groundup.trainer.export import weights_of
+from groundup.trainer.export import fill_from, weights_of
 from groundup.trainer.find import is_checkpoint, is_run
 
 
@@ -36,8 +38,7 @@ class Opened:
 
     Attributes:
         folder: the run's, or the model's.
-        weights: where they came from, in words.
-        net: on the CPU, in eval mode.
+        source: the checkpoint whose weights are meant, None: those of the folder.
         tokenizer: of its data.
         model: the net's config.
         data: config of the data it was trained on, None for a model without a history here.
@@ -48,8 +49,7 @@ class Opened:
     """
 
     folder: Path
-    weights: str
-    net: Decoder
+    source: Path | None
     tokenizer: Tokenizer
     model: Any
     data: Shards | None
@@ -57,6 +57,45 @@ class Opened:
     seed: int
     progress: Progress
     name: str
+
+    @property
+    def weights(self) -> str:
+        """Where they came from, in words."""
+        if self.source is not None:
+            return str(self.source)
+        return "the finished run" if is_run(self.folder) else "a model folder"
+
+    @cached_property
+    def form(self) -> Decoder:
+        """The net without memory, for what it can be asked."""
+        with torch.device("meta"):
+            net: Decoder = self.model.build()
+        return net
+
+    @cached_property
+    def net(self) -> Decoder:
+        """The whole net with its weights, on the CPU and in eval mode.
+
+        Raises:
+            CheckpointError: the weights are damaged, or another model's.
+        """
+        if self.source is None:
+            return load(self.folder)
+        with torch.device("meta"):
+            net: Decoder = self.model.build()
+        net.load_state_dict(weights_of(self.source), strict=True, assign=True)
+        return net.eval()
+
+    def fill(self, net: Net) -> None:
+        """Give a net that is spread over ranks its weights; all ranks call this together, and none reads all at once.
+
+        Raises:
+            CheckpointError: as `net`.
+        """
+        if self.source is None:
+            fill(net, self.folder)
+        else:
+            fill_from(self.source, net, alone=ranks.world() == 1)
 
 
 def open_run(path: Path, say: Callable[[str], None], data_path: str | None = None) -> Opened:
@@ -98,16 +137,12 @@ def open_run(path: Path, say: Callable[[str], None], data_path: str | None = Non
     changed = {key: value for key, value in segments[number].set.items() if key.startswith(("data.", "objective."))}
     effective = segment_list.apply(SimpleNamespace(data=data, objective=objective), changed)
     if source is None:
-        net, model = load(folder), read_config(folder)
+        model: Any = read_config(folder)
     else:
         model = from_dict("model", read_json(source / "state.json")["nets"]["model"])
-        with torch.device("meta"):
-            net = model.build()
-        net.load_state_dict(weights_of(source), strict=True, assign=True)
     return Opened(
         folder,
-        "the finished run" if source is None else str(source),
-        net.eval(),
+        source,
         _tokenizer(folder, data),
         model,
         effective.data,
@@ -134,12 +169,10 @@ def import_plugins(names: list[str]) -> None:
 
 def _model(folder: Path) -> Opened:
     """A model without a history, as `interop import` makes it."""
-    net = load(folder)
+    config = read_config(folder)
     objective = from_dict("objective", {"kind": "pretrain"})
     tokenizer = _tokenizer(folder, None)
-    return Opened(
-        folder, "a model folder", net, tokenizer, net.config, None, objective, 0, Progress(), folder.resolve().name
-    )
+    return Opened(folder, None, tokenizer, config, None, objective, 0, Progress(), folder.resolve().name)
 
 
 def _tokenizer(folder: Path, data: Any) -> Tokenizer:

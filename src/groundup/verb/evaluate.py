@@ -9,6 +9,7 @@ from typing import Any
 
 import groundup.evaluation.config
 import groundup.strategy.config
+import groundup.strategy.mesh_config
 import groundup.trainer.config  # noqa: F401  # these register the groups
 from groundup.core import ranks
 from groundup.core.config import MISSING, option, schema
@@ -60,6 +61,14 @@ class Evaluate:
         self._check_beams()
         if self.task == "report" and self.evaluation.tasks:
             require("lm_eval", "evaluation.tasks", REQUIREMENTS)
+        if self.task == "sample" and ranks.world() > 1:
+            raise ConfigError("task=sample", f"writes in one process, not in {ranks.world()}", "start it alone")
+        if not getattr(self.strategy, "answers", True):
+            raise ConfigError(
+                f"strategy={self.strategy.kind}",
+                "leaves a part of the network on each rank, and tasks and samples ask the whole",
+                "use strategy=fsdp or tensor",
+            )
         folder = find(self.run)
         if self.data_path is not None and not Path(self.data_path).is_dir() and "://" not in self.data_path:
             raise ConfigError(f"data_path={self.data_path}", "is not a folder", "give a folder that prepare.py wrote")
