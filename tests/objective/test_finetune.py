@@ -26,7 +26,7 @@ from groundup.model.task import TASKS
 from groundup.objective import losses, measures
 from groundup.objective.answering import answered, best_spans
 from groundup.objective.base import Setting
-from groundup.objective.config import Finetune
+from groundup.objective.finetune_config import Finetune
 from groundup.tokenizer.byte import Bytes
 
 TOKENIZER, CONTEXT, STEPS = Bytes(), 16, 70

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from groundup.core import bits
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
-from groundup.model.task import TASKS, Task
+from groundup.objective import finetune_config  # noqa: F401  # registers a kind
+from groundup.objective.fitting import expect_free, expect_id, expect_sentinels, two_stacks
 
 if TYPE_CHECKING:
     from groundup.data.counts import Corruption
@@ -75,7 +76,7 @@ class Pretrain:
         own = range(tokenizer.vocabulary, tokenizer.vocabulary + self.extra_ids)
         for name, ids in self.named_ids.items():
             for number in ids:
-                _expect_free(f"objective.{name}={ids[0]}", number, ids[0], tokenizer, own)
+                expect_free(f"objective.{name}={ids[0]}", number, ids[0], tokenizer, own)
 
     def check(self, model: Any) -> None:
         """Whether a network of this config can be trained so.
@@ -83,7 +84,7 @@ class Pretrain:
         Raises:
             ConfigError: it cannot.
         """
-        if _two_stacks(model):
+        if two_stacks(model):
             where, instead = f"model.kind={model.kind}", "span, denoise, ul2 or prefix"
         elif (mask := getattr(model, "mask", "causal")) != "causal":
             where, instead = f"model.mask={mask}", "masked" if mask == "full" else "prefix"
@@ -124,7 +125,7 @@ class Prefix(Pretrain):
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
-        if not _two_stacks(model) and getattr(model, "mask", "causal") != "prefix":
+        if not two_stacks(model) and getattr(model, "mask", "causal") != "prefix":
             raise ConfigError(
                 "objective=prefix",
                 "trains a network that sees ahead in what is given",
@@ -133,7 +134,7 @@ class Prefix(Pretrain):
 
     def widths(self, model: Any, context: int) -> tuple[int, int]:
         """As for `Pretrain`."""
-        return context if _two_stacks(model) else 0, context
+        return context if two_stacks(model) else 0, context
 
     def view(self, seed: int, tokenizer: Pieces, model: Any) -> View | None:
         """Windows of which a part is given."""
@@ -141,7 +142,7 @@ class Prefix(Pretrain):
         from groundup.data.view import Split
 
         split = Split(seed)
-        return Continuation(split, tokenizer.end, model.start) if _two_stacks(model) else split
+        return Continuation(split, tokenizer.end, model.start) if two_stacks(model) else split
 
 
 @schema("objective", "masked")
@@ -182,7 +183,7 @@ class Masked(Pretrain):
         """As for `Pretrain`."""
         if getattr(model, "mask", "causal") != "full":
             raise ConfigError("objective=masked", "trains a network that sees the whole text", "set model=encoder")
-        _expect_id("mask_id", self.mask_id, model)
+        expect_id("mask_id", self.mask_id, model)
 
     def view(self, seed: int, tokenizer: Pieces, model: Any) -> View | None:
         """Windows with tokens hidden."""
@@ -213,7 +214,7 @@ class Span(Pretrain):
     id_option = ("first_sentinel", ("<extra_id_0>",))
 
     def __post_init__(self) -> None:
-        _expect_sentinels(self.first_sentinel, self.sentinels)
+        expect_sentinels(self.first_sentinel, self.sentinels)
 
     @property
     def unit(self) -> str:
@@ -233,8 +234,8 @@ class Span(Pretrain):
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
-        _expect_two_stacks("span", model)
-        _expect_id("first_sentinel", self.first_sentinel, model)
+        expect_two_stacks("span", model)
+        expect_id("first_sentinel", self.first_sentinel, model)
 
     def widths(self, model: Any, context: int) -> tuple[int, int]:
         """As for `Pretrain`."""
@@ -281,8 +282,8 @@ class Denoise(Pretrain):
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
-        _expect_two_stacks("denoise", model)
-        _expect_id("mask_id", self.mask_id, model)
+        expect_two_stacks("denoise", model)
+        expect_id("mask_id", self.mask_id, model)
 
     def widths(self, model: Any, context: int) -> tuple[int, int]:
         """As for `Pretrain`."""
@@ -314,7 +315,7 @@ class Ul2(Pretrain):
     id_option = ("first_sentinel", ("<extra_id_0>",))
 
     def __post_init__(self) -> None:
-        _expect_sentinels(self.first_sentinel, self.sentinels)
+        expect_sentinels(self.first_sentinel, self.sentinels)
 
     @property
     def unit(self) -> str:
@@ -336,8 +337,8 @@ class Ul2(Pretrain):
 
     def check(self, model: Any) -> None:
         """As for `Pretrain`."""
-        _expect_two_stacks("ul2", model)
-        _expect_id("first_sentinel", self.first_sentinel, model)
+        expect_two_stacks("ul2", model)
+        expect_id("first_sentinel", self.first_sentinel, model)
 
     def widths(self, model: Any, context: int) -> tuple[int, int]:
         """As for `Pretrain`."""
@@ -368,98 +369,3 @@ class Ul2(Pretrain):
         from groundup.data.counts import DENOISERS, Corruption
 
         return [(mode, Corruption(share, mean, self.sentinels)) for mode, mean, share in DENOISERS]
-
-
-@schema("objective", "finetune")
-class Finetune:
-    """Answer a question about labelled examples, by a small head (Radford et al. 2018; Devlin et al. 2019)."""
-
-    task: str = option("classification", "what an example is asked: its class, a score, or a span", choices=TASKS)
-    clip: float | None = option(1.0, "largest norm of the whole gradient; larger ones are scaled down to it", above=0)
-    dropout: float = option(0.1, "share of what the head reads that is dropped", at_least=0, below=1)
-    answer_tokens: int = option(30, "span: tokens of the longest answer that is given", at_least=1)
-    classes: list[str] = option([], "names of the classes; filled in from the data")
-    mean: float = option(0.0, "of the scores; filled in from the data")
-    deviation: float = option(1.0, "of the scores, their standard deviation; filled in from the data", above=0)
-    context: int | None = option(None, "tokens of a row; filled in from the data", identity=False)
-
-    @property
-    def unit(self) -> str:
-        """What is sought on held-out examples."""
-        return "loss on examples"
-
-    def check(self, model: Any) -> None:
-        """As for `Pretrain`."""
-        if getattr(model, "kind", None) not in ("encoder", "decoder", "encoder_decoder"):
-            what = "is a network whose stream no head can read"
-            raise ConfigError(f"model={model.kind}", what, "set model=encoder, decoder or encoder_decoder")
-
-    def widths(self, model: Any, context: int) -> tuple[int, int]:
-        """As for `Pretrain`: the decoder of an encoder-decoder reads what its encoder reads."""
-        return context if _two_stacks(model) else 0, context
-
-    def head(self, model: Any) -> Task:
-        """The config of the head on a network of this config."""
-        return Task(
-            task=self.task,
-            width=model.embedded,
-            classes=list(self.classes),
-            mean=self.mean,
-            deviation=self.deviation,
-            first=model.kind == "encoder",
-            dropout=self.dropout,
-            context=self.context,
-            answer_tokens=self.answer_tokens,
-        )
-
-    def build(self, model: Any, optimizer: Any, schedule: Any, setting: Setting) -> Objective:
-        """The LightningModule that trains `model` (a config of the model group) and the head of the task."""
-        from groundup.objective import finetune
-
-        return finetune.Finetune(self, model, optimizer, schedule, setting)
-
-
-def _two_stacks(model: Any) -> bool:
-    return getattr(model, "kind", None) == "encoder_decoder"
-
-
-def _expect_two_stacks(kind: str, model: Any) -> None:
-    if not _two_stacks(model):
-        what = "trains a network that reads a source and writes a target"
-        raise ConfigError(f"objective={kind}", what, "set model=encoder_decoder")
-
-
-def _expect_id(name: str, value: int | None, model: Any) -> None:
-    """An id that is named must be one of the network's, whose vocabulary is filled in by now."""
-    if value is not None and model.vocabulary is not None and value >= model.vocabulary:
-        raise ConfigError(
-            f"objective.{name}={value}",
-            f"is no id of a network with model.vocabulary={model.vocabulary}",
-            "give one that the tokenizer has, or null for ids of its own",
-        )
-
-
-def _expect_free(where: str, number: int, first: int, tokenizer: Tokenizer, own: range) -> None:
-    apart = tokenizer.apart()
-    if number in own:
-        what = "is an id that the objective adds for a meaning of its own"
-    elif number >= tokenizer.vocabulary or number in apart.values():
-        return
-    elif number == tokenizer.end:
-        what = "is the id that ends documents"
-    else:
-        what = f"is a piece that text is made of, {tokenizer.decode([number])!r}"
-    reached = "" if number == first else f"counts down to {number}, which "
-    some = ", ".join(f"{i} {piece}" for piece, i in list(apart.items())[:8])
-    known = f"an id that no text is made of ({some}), or " if apart else ""
-    raise ConfigError(where, f"{reached}{what}", f"give {known}null for ids behind the tokenizer's")
-
-
-def _expect_sentinels(first: int | None, sentinels: int) -> None:
-    """Sentinels count down from the first, and ids from 0."""
-    if first is not None and first < sentinels - 1:
-        raise ConfigError(
-            f"first_sentinel={first}",
-            f"leaves no room for sentinels={sentinels}, which count down from it",
-            f"give the largest of their ids, or at most sentinels={first + 1}",
-        )

@@ -17,7 +17,7 @@ from groundup.model.task_head import TaskHead
 from groundup.objective import losses, measures
 from groundup.objective.answering import answered, best_spans
 from groundup.objective.base import Objective, Setting, Stepping
-from groundup.objective.config import Finetune as Config
+from groundup.objective.finetune_config import Finetune as Config
 
 LOGGED = "examples/"
 """Measures on held-out examples are logged under this and their name."""
