@@ -8,7 +8,7 @@ from groundup.core import bits
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
 from groundup.objective import finetune_config  # noqa: F401  # registers a kind
-from groundup.objective.fitting import expect_free, expect_id, expect_sentinels, two_stacks
+from groundup.objective.fitting import expect_free, expect_id, expect_sentinels, expect_two_stacks, two_stacks
 
 if TYPE_CHECKING:
     from groundup.data.counts import Corruption
