@@ -5,99 +5,22 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import random
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from labelled import OPTIONS, ROOT, SPAN, composed, lines, options, own_folder, run, write  # noqa: F401  # the folder is a fixture
 from processes import together
 
 import groundup.verb.train  # noqa: F401  # it registers the groups
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
-from groundup.core.config import compose
-from groundup.core.errors import ConfigError, UserError
-from groundup.data.config import Examples
+from groundup.core.errors import ConfigError
 from groundup.model.load import load
 from groundup.objective.predict import Predictor
-from groundup.tokenizer.byte import Bytes
 from groundup.trainer.opening import open_run
-from groundup.verb import examples
 
-ROOT = Path(__file__).resolve().parents[2]
-composed = partial(compose.composed, ROOT / "conf")
 DAVIDSON = [place / "shared/data/bias/davidson_hate_offensive.jsonl.gz" for place in (ROOT, ROOT.parent)]
-OPTIONS = [
-    "experiment=classify",
-    "model=encoder",
-    "model.layers=1",
-    "model.width=32",
-    "model.heads=2",
-    "model.dropout=0.1",
-    "data.context=16",
-    "data.batch_tokens=256",
-    "data.micro_batch=4",
-    "data.epochs=2",
-    "optimizer.rate=3e-3",
-    "callback=[checkpoint,ema]",
-    "callback.checkpoint.every=3",
-    "trainer.compile=false",
-    "trainer.accelerator=cpu",
-    "trainer.precision=fp32",
-    "trainer.log_every=1",
-    "trainer.validate_every=5",
-]
-
-
-def lines(many: int, task: str, seed: int = 0) -> list[dict[str, Any]]:
-    """Examples whose answers follow from their texts."""
-    draw, made = random.Random(seed), []
-    for _ in range(many):
-        letters = draw.choices("abcdef", k=8)
-        place = draw.randrange(8)
-        letters[place] = draw.choice("xy")
-        text = "".join(letters)
-        answers: dict[str, dict[str, Any]] = {
-            "classification": {"label": letters[place]},
-            "regression": {"score": float(letters[place] == "y")},
-            "span": {"answers": {"text": [letters[place]], "answer_start": [place]}, "question": "which?"},
-        }
-        made.append({"text": text, **answers[task]})
-    return made
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
-    """A reader's own folder, with a tokenizer and a file of examples of each kind."""
-    monkeypatch.chdir(tmp_path)
-    Bytes().save(tmp_path / "tokenizer")
-    for task in ("classification", "regression", "span"):
-        write(tmp_path / f"{task}.jsonl", lines(80, task))
-    return tmp_path
-
-
-SPAN = ["data.start=answers.answer_start", "data.answer=answers.text", "data.pair=question", "data.context=32"]
-
-
-def options(task: str, *further: str) -> list[str]:
-    of_task = [*SPAN, "data.batch_tokens=512"] if task == "span" else []
-    named = ["data.tokenizer=tokenizer", f"data.path={task}.jsonl", f"objective.task={task}"]
-    return [*OPTIONS, *named, *of_task, *further]
-
-
-def run(*overrides: str) -> Path:
-    config = composed("train", *overrides)
-    config.check()
-    config.run()
-    folder: Path = config.folder()
-    return folder
 
 
 def log(folder: Path) -> list[tuple[str, str, str]]:
@@ -219,112 +142,6 @@ def test_two_ranks_end_where_one_does(place: Path) -> None:
     ]
     assert figures[0] == pytest.approx(figures[1], abs=1e-5)
     assert figures[0]["5", "examples/count"] == 5
-
-
-C = ("classification", "classification.jsonl")
-MIXED, BOOLS = ("classification", "mixed.jsonl"), ("classification", "bools.jsonl")
-BAD: dict[str, tuple[str, dict[str, Any] | str, dict[str, Any]]] = {
-    r"bad\.jsonl:2: has no field label; give data\.label=FIELD; did you mean lable": (
-        "classification",
-        {"text": "a", "lable": "x"},
-        {},
-    ),
-    r"bad\.jsonl:2: is not JSON": ("classification", "{", {}),
-    r"bad\.jsonl:2: field text is empty": ("classification", {"text": " ", "label": "x"}, {}),
-    r"bad\.jsonl:2: label in field label is empty": ("classification", {"text": "a", "label": ""}, {}),
-    r"bad\.jsonl:2: score in field score is not finite, or beyond 1e100": (
-        "regression",
-        {"text": "a", "score": 10**400},
-        {},
-    ),
-    r"bad\.jsonl:2: is no object": ("classification", "[1]", {}),
-    r"bad\.jsonl:2: field text is no text but int": ("classification", {"text": 1, "label": "x"}, {}),
-    r"bad\.jsonl:2: label in field label is no string or whole number but float; set objective\.task=regression": (
-        "classification",
-        {"text": "a", "label": 0.5},
-        {},
-    ),
-    r"bad\.jsonl:2: score in field label is no number but str; for classes set objective\.task=classification": (
-        "regression",
-        {"text": "a", "label": "good"},
-        {"score": "label"},
-    ),
-    r"bad\.jsonl:2: the text has 'bc' at start=1 and not the answer 'cd'": (
-        "span",
-        {"text": "abcd", "start": 1, "answer": "cd"},
-        {},
-    ),
-    r"bad\.jsonl:2: start 3 and end 9 are no characters of a text of 4": (
-        "span",
-        {"text": "abcd", "start": 3, "end": 9},
-        {"end": "end"},
-    ),
-    r"bad\.jsonl:2: has 2 starts and 1 answers": (
-        "span",
-        {"text": "abcd", "start": [1, 2], "answer": ["b"]},
-        {},
-    ),
-    r"bad\.jsonl:2: has no field question": (
-        "span",
-        {"text": "abcd", "start": None},
-        {"pair": "question"},
-    ),
-    r"data\.end=end: has no meaning with objective\.task=classification": (
-        "classification",
-        {"text": "a", "label": "x"},
-        {"end": "end"},
-    ),
-}
-
-
-def prepared(task: str, path: str, **further: Any) -> Path:
-    """What a run does with a file of examples before it does anything else."""
-    data = Examples(path=path, **{"tokenizer": "tokenizer", **further})
-    return examples.prepared(data, task, None)
-
-
-@pytest.mark.parametrize("says", BAD)
-def test_an_example_that_cannot_be_used_is_told_with_its_line_and_leaves_nothing(says: str, place: Path) -> None:
-    task, bad, further = BAD[says]
-    good = {"text": "abcd", "label": "x", "score": 1.0, "start": 0, "end": 1, "answer": "a", "question": "q"}
-    row = bad if isinstance(bad, str) else json.dumps(bad)
-    (place / "bad.jsonl").write_text(f"{json.dumps({**good, 'label': 1.0} if task == 'regression' else good)}\n{row}\n")
-    with pytest.raises(UserError, match=says) as caught:
-        prepared(task, "bad.jsonl", **further)
-    assert "\n" not in str(caught.value)
-    assert not (place / "data").exists() or not list((place / "data").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("says", "task", "path", "further"),
-    [
-        (r"mixed\.jsonl:3: label .* is a string, and that of mixed\.jsonl:1 a whole number; write", *MIXED, {}),
-        (r"new\.jsonl:1: .* is a string, and that of bools\.jsonl:1 true or false", *BOOLS, {"held_out": "new.jsonl"}),
-        (r"no weights whose tokenizer could be taken; give model\.init_from", *C, {"tokenizer": None}),
-        (r"data\.tokenizer=data: holds no tokenizer", *C, {"tokenizer": "data"}),
-        (r"nowhere\.jsonl: is missing", "classification", "nowhere.jsonl", {}),
-        (r"none\.csv: ends in \.csv", "classification", "none.csv", {}),
-        (r"empty\.jsonl: holds no example to train on", "classification", "empty.jsonl", {}),
-        (r"empty\.jsonl: holds no example", *C, {"held_out": "empty.jsonl"}),
-        (r"new\.jsonl:1: label z is none of those that are trained on \(x, y\)", *C, {"held_out": "new.jsonl"}),
-        ("label x: is all there is", "classification", "one.jsonl", {}),
-        ("all scores are 2", "regression", "same.jsonl", {}),
-        (r"held_out_share=1e-09: holds out none of 80", *C, {"held_out_share": 1e-9}),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_told(
-    says: str, task: str, path: str, further: dict[str, Any], place: Path
-) -> None:
-    write(place / "new.jsonl", [{"text": "a", "label": "z"}])
-    write(place / "mixed.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 2}, {"text": "c", "label": "1"}])
-    write(place / "bools.jsonl", [{"text": "a", "label": True}, {"text": "b", "label": False}])
-    write(place / "one.jsonl", [{"text": str(number), "label": "x"} for number in range(50)])
-    write(place / "same.jsonl", [{"text": str(number), "score": 2} for number in range(50)])
-    (place / "empty.jsonl").write_text("\n")
-    (place / "none.csv").write_text("text,label\n")
-    with pytest.raises(UserError, match=says) as caught:
-        prepared(task, path, **further)
-    assert "\n" not in str(caught.value)
 
 
 def test_examples_and_text_are_for_objectives_of_their_own() -> None:
