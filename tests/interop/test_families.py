@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,25 @@ def test_an_entry_that_is_off_by_a_little_is_caught(
     there = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert odd.apart(logits_there(tmp_path / "hf"), expected) < 1e-4
     assert odd.apart(logits_there(tmp_path / "hf", **{entry: there[entry] + step}), expected) > 1e-3
+
+
+@pytest.mark.parametrize("model_type", odd.DRAWN)
+def test_multipliers_that_a_family_does_not_have_are_taken_up_by_weights(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, parts = odd.DRAWN[model_type], {"mup_base": 16, "mup_head_dim": 3, "scaled_logits": model_type != "t5"}
+    parts |= {"tied": model_type not in ("nanochat", "mt5", "bart", "opt")}
+    parts |= {"mup_head_dim": None} if model_type == "nanochat" else {}
+    monkeypatch.setitem(odd.DRAWN, model_type, lambda draw: {**drawn(draw), **parts})
+    run = odd.network(model_type, 0, tmp_path / "run")
+    net, plain = load(run), replace(read_config(run), mup_base=None, mup_head_dim=None).build().eval()
+    plain.load_state_dict(net.state_dict())
+    expected = odd.logits_here(net, 0)
+    assert odd.apart(odd.logits_here(plain, 0), expected) > 1e-3, "they matter"
+    export(run, tmp_path / "hf", model_type)
+    assert odd.apart(logits_there(tmp_path / "hf"), expected) < 1e-4
+    import_(tmp_path / "hf", tmp_path / "back")
+    assert odd.apart(odd.logits_here(load(tmp_path / "back"), 0), expected) < 1e-4
 
 
 def test_weights_are_written_in_parts_of_the_size_asked_for_and_read_from_them(tmp_path: Path) -> None:

@@ -173,10 +173,10 @@ def test_a_config_of_another_network_is_told_in_one_line(
             "model.head_transform=false (not true): .* nearest is BertForMaskedLM",
         ),
         ({**T5, "gain": False}, None, "model.gain=false (not true): .* nearest is T5ForConditionalGeneration"),
-        ({**T5, "scaled_logits": True}, None, "model.scaled_logits=true (not false)"),
+        ({**BART, "scaled_logits": True}, None, "model.scaled_logits=true (not false): .*; weights take up"),
         (BERT, "gpt2", "model.kind=encoder (not decoder): .* nearest is GPT2LMHeadModel"),
         ({**GPT2, "segments": 2, "embedding_norm": False, "norm_place": "pre"}, None, "model.segments=2 (not null)"),
-        ({"mup_base": 32}, None, "model.mup_base=32 (not null)"),
+        ({"mup_base": 32, "tied": True}, None, "model.mup_base=32 (not null): .*; weights take up .* tied=false"),
     ],
 )
 def test_a_network_that_is_none_of_theirs_is_told_by_the_nearest_of_its_kind(

@@ -97,6 +97,7 @@ def test_weights_in_several_files_are_read(made: Make, bpe: Tokenizer, tmp_path:
         ({"mixing": True}, "model.mixing=true (not false)"),
         ({"activation": "gelu"}, "model.activation=gelu (not relu2)"),
         ({**LLAMA, "softcap": 30.0}, "model.softcap=30.0 (not null)"),
+        ({"mup_base": 16, "mup_head_dim": 4}, "model.mup_base=16 (not null)"),
     ],
 )
 def test_a_network_that_is_none_of_theirs_is_refused_by_name(

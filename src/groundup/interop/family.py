@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from groundup.core.errors import DataError
+from groundup.interop.folding import Factors, folded
 from groundup.interop.form import PLAIN, Form
 from groundup.model.config import Decoder, EncoderDecoder
 from groundup.model.options import Transformer
@@ -169,7 +170,7 @@ class Family:
         """The options of a network, as a user would write them, that the family has otherwise."""
         if not isinstance(config, self.kind):
             return [f"kind={config.kind} (not {kind_of(self.kind)})"]
-        found = []
+        config, found = self.plain(config)[0], []
         for name, value in self.parts.items():
             wanted = value(config) if callable(value) else value
             if getattr(config, name) != wanted:
@@ -180,6 +181,11 @@ class Family:
             if config.activation not in known:
                 found.append(f"activation={config.activation} (not {' or '.join(known)})")
         return found
+
+    def plain(self, config: Transformer) -> tuple[Transformer, Factors]:
+        """What the network is there, and by what its weights grow that take up multipliers the family does not have."""
+        wanted = self.parts["scaled_logits"]
+        return folded(config, bool(wanted(config) if callable(wanted) else wanted))
 
     def describe(self, config: Transformer, end: int, pad: int) -> dict[str, Any]:
         """The content of `config.json`.

@@ -17,6 +17,7 @@ from groundup.core.files import atomic_json, atomic_write, read_json
 from groundup.interop.card import README, Figures, card, recorded, trained_for
 from groundup.interop.families import family_named, family_of
 from groundup.interop.family import Family, Link, generation
+from groundup.interop.folding import grown
 from groundup.interop.marks import Marks, is_name, marks, padded
 from groundup.interop.place import made
 from groundup.interop.theirs import INDEX, REMEDY, WEIGHTS, Theirs
@@ -69,14 +70,15 @@ def export(run: Path, folder: Path, model_type: str | None = None, part_bytes: i
     described = description(tokenizer, str(run / TOKENIZER), named)
     pad = tokenizer.end if named.pad is None else named.pad
     family = family if family.padded is None else family.padded(pad)
+    there, factors = family.plain(config)
     with stored(run) as (_, tensor), made(folder) as place:
         tokenizer.save(place / OWN)  # so that the way back gives exactly this one
         atomic_write(place / FILE, described.text)
         atomic_json(place / SETTINGS, settings(described, config.closed()[1]))
         if family.kind is not Encoder:
             atomic_json(place / "generation_config.json", generation(config, tokenizer.end, pad))
-        _write(place, family, config, tensor, part_bytes)
-        atomic_json(place / CONFIG, family.describe(config, tokenizer.end, pad))
+        _write(place, family, there, grown(tensor, factors), part_bytes)
+        atomic_json(place / CONFIG, family.describe(there, tokenizer.end, pad))
         name = folder.resolve().name
         atomic_write(place / README, card(name, family.architecture, config, tokenizer, record, described.mask))
     return family

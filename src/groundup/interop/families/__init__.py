@@ -11,6 +11,7 @@ from groundup.interop.families.llama import LLAMA, MISTRAL, MIXTRAL, NANOCHAT, Q
 from groundup.interop.families.open_models import BLOOM, NEOX, OPT
 from groundup.interop.families.two_stacks import BART, MBART, MT5, T5
 from groundup.interop.family import Family
+from groundup.interop.folding import MULTIPLIERS, REMEDY
 from groundup.model.options import Transformer
 
 FAMILIES = (
@@ -41,7 +42,9 @@ def family_of(config: Transformer, model_type: str | None = None) -> Family:
         raise ConfigError(
             f"model.{misfits[0]}",
             f"transformers has no such network: nearest is {nearest.architecture}, and {', '.join(misfits)}",
-            f"export a network that is one of {', '.join(family.architecture for family in alike)}",
+            REMEDY
+            if misfits[0].partition("=")[0] in MULTIPLIERS
+            else f"export a network that is one of {', '.join(family.architecture for family in alike)}",
         )
     return nearest
 
