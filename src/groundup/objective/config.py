@@ -21,6 +21,9 @@ FIRST_SENTINEL = (
     "the first sentinel's id, where the tokenizer has them; the others count down from it; null: ids behind the "
     "tokenizer's, the first one last"
 )
+EMBEDDING_GRADIENT = (
+    "multiplies the gradient of embeddings, with that of a head that is tied to them (Zeng et al. 2022, GLM-130B: 0.1)"
+)
 
 
 @schema("objective", "pretrain")
@@ -28,6 +31,7 @@ class Pretrain:
     """Predict the next token at every position (causal language modelling)."""
 
     clip: float | None = option(1.0, "largest norm of the whole gradient; larger ones are scaled down to it", above=0)
+    embedding_gradient: float = option(1.0, EMBEDDING_GRADIENT, above=0)
     z_loss: float | None = option(
         None, "weight of the squared log-partition, which keeps logits small (PaLM: 1e-4)", at_least=0
     )
@@ -294,6 +298,7 @@ class Finetune:
 
     task: str = option("classification", "what an example is asked: its class, a score, or a span", choices=TASKS)
     clip: float | None = option(1.0, "largest norm of the whole gradient; larger ones are scaled down to it", above=0)
+    embedding_gradient: float = option(1.0, EMBEDDING_GRADIENT, above=0)
     dropout: float = option(0.1, "share of what the head reads that is dropped", at_least=0, below=1)
     answer_tokens: int = option(30, "span: tokens of the longest answer that is given", at_least=1)
     classes: list[str] = option([], "names of the classes; filled in from the data")

@@ -23,6 +23,7 @@ import groundup.strategy.zero_config
 import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # noqa: F401  # these register the groups
+from groundup.callback import decisions
 from groundup.core import checkpoint, ranks
 from groundup.core.bits import told
 from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
@@ -32,6 +33,7 @@ from groundup.core.files import make_folder, read_json, storage_error, unused
 from groundup.core.memory import keep_freed_memory
 from groundup.launcher.job import Job
 from groundup.shard.manifest import Manifest
+from groundup.trainer import mending
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
 from groundup.trainer.lock import only_one
@@ -133,6 +135,7 @@ class Train:
             self.strategy.check(self.launcher.world(), self.model, data)
         if hasattr(self.strategy, "check_optimizer"):
             self.strategy.check_optimizer(self.optimizer.kind)
+        self._check_steering()
         if self.trainer.compile and getattr(self.strategy, "splits_backward", False):
             raise ConfigError(
                 f"strategy.schedule={self.strategy.schedule}",
@@ -158,6 +161,26 @@ class Train:
                     f"asks the whole network, of which strategy={self.strategy.kind} leaves a part on each rank",
                     f"leave it out: ~callback.{name}",
                 )
+
+    def _check_steering(self) -> None:
+        """Who may refuse steps and send the run back must be able to, by every measure that it may take."""
+        for name, callback in self.callback.items():
+            if not getattr(callback, "steers", False):
+                continue
+            if not getattr(self.strategy, "steerable", True):
+                raise ConfigError(
+                    f"callback.{name}",
+                    f"needs steps that all ranks do alike, which those of strategy={self.strategy.kind} do not",
+                    f"leave it out: ~callback.{name}",
+                )
+            escalation = getattr(callback, "escalation", ())
+            rates = getattr(self.optimizer, "rates", ("rate",))
+            unable = [f"optimizer={self.optimizer.kind}"] * (not all(hasattr(self.optimizer, rate) for rate in rates))
+            if "rate" in escalation and unable:
+                raise ConfigError(f"callback.{name}.escalation", f"{unable[0]} has no rate", "take rate out of it")
+            if "embedding" in escalation and not hasattr(self.objective, "embedding_gradient"):
+                what = f"objective={self.objective.kind} has no embedding_gradient"
+                raise ConfigError(f"callback.{name}.escalation", what, "take embedding out of it")
 
     def _check_batch_norm(self, data: Any) -> None:
         """Statistics of a micro-batch are those of the step only where there is one, on one rank."""
@@ -259,7 +282,6 @@ class Train:
     def run(self) -> None:
         """Train, or go on training; then write the report. Or have other processes do so."""
         folder = self.folder()
-        plan = self.plan()
         if self.fresh and ranks.rank() == 0 and folder.exists():
             with only_one(folder):  # never from under a process that trains in it
                 set_aside(folder)
@@ -268,7 +290,8 @@ class Train:
             once = ["fresh=false"] if self.fresh else []  # what is launched again goes on from its own checkpoints
             launcher.launch(Job(self.name, [*command(), *once], folder / "logs"))
             return
-        source = None if self.fresh and not self.resume else self._source(folder)
+        plan = mending.followed(self, self.plan(), decisions.read(folder))
+        source = None if self.fresh and not self.resume else self._source(folder, plan)
         from groundup.trainer.report import write_run_report
         from groundup.trainer.run import train
 
@@ -288,11 +311,13 @@ class Train:
             write_run_report(folder, self, outcome)
             say(f"report: {folder / 'report.html'}")
 
-    def _source(self, folder: Path) -> Path | None:
+    def _source(self, folder: Path, plan: list[Segment]) -> Path | None:
         if self.resume:
             checkpoint.verify(Path(self.resume))
             self._check_resume()
             return Path(self.resume)
+        if decisions.attempts(decisions.read(folder)):
+            return checkpoint.newest(folder, say, lambda path: mending.lies_on(plan, path))
         return checkpoint.newest(folder, say)
 
     def _check_resume(self) -> None:
