@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
@@ -38,6 +38,14 @@ class Remembers(Protocol):
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave."""
+
+
+@runtime_checkable
+class Holds(Protocol):
+    """A callback that may want to go back."""
+
+    def holds(self, steps: Sequence[int]) -> set[int]:
+        """Which of the checkpoints of these steps must stay."""
 
 
 @runtime_checkable
@@ -108,6 +116,8 @@ class Checkpoint(lightning.Callback):
         """Save when the step count says so, unless a validation comes first."""
         del outputs, batch, batch_idx
         steps = cast(Objective, module).progress.steps
+        if cast(Objective, module).abandoned:
+            return
         if self._due(steps) and not (self.validate_every and steps % self.validate_every == 0):
             self.save(trainer, cast(Objective, module))
 
@@ -123,7 +133,7 @@ class Checkpoint(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Save the end of the segment."""
         objective = cast(Objective, module)
-        if not checkpoint.path_of(objective.folder, objective.progress.steps).exists():
+        if not objective.abandoned and not checkpoint.path_of(objective.folder, objective.progress.steps).exists():
             self.save(trainer, objective)
 
     def _due(self, steps: int) -> bool:
@@ -165,7 +175,8 @@ class Checkpoint(lightning.Callback):
                 },
             )
             checkpoint.commit(module.folder, step)
-            checkpoint.prune(module.folder, self.options.keep_latest, self._best(module.folder))
+            kept = self._best(module.folder) | _held_back(trainer, module.folder)
+            checkpoint.prune(module.folder, self.options.keep_latest, kept)
         trainer.strategy.barrier()
         return checkpoint.path_of(module.folder, step)
 
@@ -205,6 +216,13 @@ class Checkpoint(lightning.Callback):
         for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, Remembers):
                 callback.load_state(_below(_own(callback), callbacks))
+
+
+def _held_back(trainer: lightning.Trainer, folder: Path) -> set[int]:
+    """The checkpoints that other callbacks may want to go back to."""
+    steps = [checkpoint.step_of(path) for path in checkpoint.listed(folder)]
+    holders = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Holds)]
+    return {step for holder in holders for step in holder.holds(steps)}
 
 
 def _held(trainer: lightning.Trainer, module: Objective) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

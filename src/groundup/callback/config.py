@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.config import group, option, schema
-from groundup.core.errors import ConfigError, require
+from groundup.core.errors import ConfigError, nearest, require
 from groundup.evaluation.config import Evaluation as Options
 
 if TYPE_CHECKING:
@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 group(
     "callback",
-    "what watches a run: progress, speed, slow ranks, samples, averaged weights, curves, evaluation, checkpoints",
+    "what watches a run: progress, speed, slow ranks, samples, averaged weights, curves, evaluation, instability and "
+    "what is done about it, checkpoints",
     many=True,
 )
 
-_FIRST = ("stragglers", "ema", "throughput", "progress", "samples", "curves")
+_FIRST = ("stragglers", "ema", "monitor", "recovery", "throughput", "progress", "samples", "curves")
 _LAST = ("checkpoint",)
+POLICIES = ("escalate", "olmo_core", "llm_foundry")
+MEASURES = ("rate", "embedding")
+SIGNALS = "signals.csv"
+"""Loss and gradient norm of every step of a run that `recovery` watches."""
 
 
 def build(configs: Mapping[str, Any]) -> list[Callback]:
@@ -175,6 +180,72 @@ class Curves:
         from groundup.callback.curves import Curves
 
         return Curves(self)
+
+
+@schema("callback", "monitor")
+class Monitor:
+    """What moves before a loss does: norms, spikes, the largest logit, the gradient's noise; see `monitor/...`."""
+
+    window: int = option(1000, "values that a spike is told by, and of which the score is the share", at_least=20)
+    sigmas: float = option(7.0, "so many standard deviations from their mean is a spike (OLMo 2)", above=0)
+    noise_memory: int = option(100, "steps over which the gradient's noise is averaged", at_least=1)
+    logit_every: int | None = option(
+        100, "look at one row's logits each time so many steps are done; null: never", above=0
+    )
+
+    steers = True
+
+    def build(self) -> Callback:
+        """The callback."""
+        from groundup.callback.monitor import Monitor
+
+        return Monitor(self)
+
+
+@schema("callback", "recovery")
+class Recovery:
+    """Refuses steps that would do harm, and goes back to before a spike: see docs/guide/recovery.md."""
+
+    policy: str = option("escalate", "who decides: this project's, or a rule published elsewhere", choices=POLICIES)
+    window: int = option(256, "steps whose losses and gradient norms are what is usual", at_least=16)
+    active_after: int = option(64, "steps from the start or a planned change on before anything is unusual", at_least=2)
+    sigmas: float = option(8.0, "so many robust deviations above the median is a spike", above=0)
+    skips: int = option(2, "skip at most so many steps in a row; then let it train, as most spikes heal", at_least=0)
+    patience: int = option(10, "roll back once the loss stood in a spike for so many steps", at_least=1)
+    broken: int = option(3, "roll back once so many steps in a row were not finite", at_least=1)
+    slow_memory: int = option(100, "steps over which the loss is smoothed to see slow growth", at_least=2)
+    slow_rise: float = option(0.02, "smoothed loss above the best by this share is growth", above=0)
+    slow_patience: int = option(500, "roll back once it has stayed there for so many steps", at_least=1)
+    margin: int = option(100, "go back to so many steps before the first sign (PaLM: about 100)", at_least=0)
+    skip_steps: int = option(300, "do not serve the samples of so many steps from there on (PaLM: 200-500)", at_least=0)
+    near: int = option(1000, "a further spike within so many steps of an earlier one calls for more", at_least=1)
+    escalation: list[str] = option(
+        ["rate", "embedding"], "what is done at the second, third, ... spike near one place; then the run stops"
+    )
+    rate_factor: float = option(0.67, "multiplies the rate (OPT-175B went to 2/3)", above=0, below=1)
+    embedding_factor: float = option(0.1, "multiplies the embeddings' gradient (GLM-130B)", above=0, below=1)
+    most: int = option(20, "stop after so many roll-backs in all", at_least=0)
+
+    steers = True
+
+    def __post_init__(self) -> None:
+        if self.active_after > self.window:
+            raise ConfigError(
+                f"active_after={self.active_after}",
+                f"is more than window={self.window}",
+                "lower it or widen the window",
+            )
+        for measure in self.escalation:
+            if measure not in MEASURES:
+                raise ConfigError(
+                    f"escalation={list(self.escalation)}", f"allowed: {', '.join(MEASURES)}", nearest(measure, MEASURES)
+                )
+
+    def build(self) -> Callback:
+        """The callback."""
+        from groundup.callback.recovery import Recovery
+
+        return Recovery(self)
 
 
 @schema("callback", "checkpoint")

@@ -93,6 +93,12 @@ class History:
             atomic_write(self.path, after)
 
 
+def since(path: Path, step: int) -> str:
+    """A file's rows of later steps, as a file of the same form."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return _HEADER + b"".join(line for line in lines[1:] if _step_of(line) > step).decode()
+
+
 def read(path: Path) -> dict[str, Series]:
     """Every metric of a file by name, in order of appearance; none if the file is not there.
 

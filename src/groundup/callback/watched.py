@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from groundup.core.progress import Progress
+from groundup.data.step import Batch, Step
 from groundup.tokenizer.protocol import Tokenizer
 
 
 class Setting(Protocol):
-    """How a module computes: its forward passes run in `precision`, bf16 or fp32."""
+    """How a module computes: its forward passes run in `precision`, bf16 or fp32; it logs each `log_every` steps."""
 
     @property
     def precision(self) -> str: ...
+
+    @property
+    def log_every(self) -> int: ...
 
 
 class Watched(Protocol):
@@ -37,6 +41,7 @@ class Watched(Protocol):
         folder: of the run.
         device: where the nets are.
         setting: how they compute.
+        gates, between, abandoned: see `groundup.objective.base.Objective`.
     """
 
     progress: Progress
@@ -44,6 +49,15 @@ class Watched(Protocol):
     last: dict[str, float | Tensor]
     validation: dict[str, float]
     setting: Setting
+    gates: list[Callable[[Step, Mapping[str, Tensor], Tensor], bool]]
+    between: list[Callable[[Step, int], None]]
+    abandoned: bool
+
+    def output(self, step: Step, number: int, batch: Batch) -> Any:
+        """What the nets make of a micro-batch of a Step in training."""
+
+    def tell(self, metrics: dict[str, float]) -> None:
+        """Log a row at the clock's step."""
 
     @property
     def total(self) -> Progress: ...

@@ -115,13 +115,13 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def newest(run: Path, tell: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that verifies; each newer one that does not is told of.
+def newest(run: Path, tell: Callable[[str], None], wanted: Callable[[Path], bool] = lambda _: True) -> Path | None:
+    """The newest checkpoint that is wanted and verifies; each newer one that does not is told of.
 
     Raises:
         CheckpointError: there are checkpoints, and none is good.
     """
-    folders = listed(run)
+    folders = [folder for folder in listed(run) if wanted(folder)]
     for folder in reversed(folders):
         try:
             verify(folder)

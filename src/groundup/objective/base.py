@@ -23,7 +23,7 @@ from groundup.core.progress import Progress
 from groundup.data.step import Batch, Step
 from groundup.model.load import fill
 from groundup.model.net import Net
-from groundup.optimizer.group import rescale
+from groundup.optimizer.group import rescale, role
 from groundup.tokenizer.protocol import Tokenizer
 
 
@@ -80,15 +80,25 @@ class Stepping(Protocol):
         """Multiply the whole gradient by a scalar."""
 
 
+Gate = Callable[[Step, Mapping[str, Tensor], Tensor], bool]
+
+
 class Objective(lightning.LightningModule):
     """Base of all objectives: manual optimization, keyed noise, the clock, bits per byte.
 
     Args:
-        config: the objective's own options; `clip` is read here.
+        config: the objective's own options; `clip` and, where there is one, `embedding_gradient` are read here.
         nets: a model config per net; all of them are trained.
         optimizer: config of the optimizer group.
         schedule: config of the schedule group.
         setting: where in the run this stands.
+
+    Attributes:
+        gates: each is asked about every step before its update, with the step, its means and the gradient's norm,
+            which are the same on all ranks; where one says no, the gradient is dropped and the weights stay.
+        between: called before each micro-batch's forward pass with its number, while the gradient is that of the step's
+            micro-batches before it (in strategies that take them one after the other).
+        abandoned: what was done since an older checkpoint will not be gone on from, so that nobody need save it.
     """
 
     def __init__(self, config: Any, nets: dict[str, Any], optimizer: Any, schedule: Any, setting: Setting) -> None:
@@ -102,6 +112,9 @@ class Objective(lightning.LightningModule):
         self.progress = setting.first
         self.last: dict[str, float | Tensor] = {}
         self.validation: dict[str, float] = {}
+        self.gates: list[Gate] = []
+        self.between: list[Callable[[Step, int], None]] = []
+        self.abandoned = False
         self.nets = nn.ModuleDict()
         self._finished: Path | None = None
         self._read: Callable[[Net], None] | None = None
@@ -205,10 +218,9 @@ class Objective(lightning.LightningModule):
         sums: dict[str, Tensor] = {}
 
         def loss(number: int, batch: Batch) -> Tensor:
-            torch.manual_seed(derive(self.setting.seed, "noise", step.step, step.micro_numbers[number]))
-            with self.autocast():
-                output = self(batch)
-            total, metrics = self.loss(output, batch)
+            for look in self.between:
+                look(step, number)
+            total, metrics = self.loss(self.output(step, number, batch), batch)
             for name, value in {"loss": total, **metrics}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
             mean: Tensor = total / step.targets
@@ -217,15 +229,25 @@ class Objective(lightning.LightningModule):
         cast(Stepping, self.trainer.strategy).forward_backward(step.micro_batches, loss)
         return {name: _at_least_fp32(value) for name, value in sums.items()}
 
+    def output(self, step: Step, number: int, batch: Batch) -> Any:
+        """What `forward` makes of a micro-batch of a Step, with the noise that is its own."""
+        torch.manual_seed(derive(self.setting.seed, "noise", step.step, step.micro_numbers[number]))
+        with self.autocast():
+            return self(batch)
+
     def update(self, step: Step, means: dict[str, Tensor]) -> None:
-        """Move the weights along the gradients of a Step, the clock by its samples, and tell of its `means`."""
+        """Move the weights along the gradients of a Step, if no gate objects, the clock by its samples; tell of it."""
         after = self.progress.after(samples=step.samples, tokens=step.tokens)
         optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
         factor = self.schedule.factor(after, self.total)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        norm = self._clip(cast(Stepping, self.trainer.strategy))
-        optimizer.step()
+        strategy = cast(Stepping, self.trainer.strategy)
+        norm = self._norm(strategy)
+        answers = [gate(step, means, norm) for gate in self.gates]  # every one is asked
+        if all(answers):
+            self._clip(strategy, norm)
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.progress = after
         self.last = {
@@ -234,7 +256,9 @@ class Objective(lightning.LightningModule):
             "rate": max(group["lr"] for group in optimizer.param_groups),
             "tokens": float(after.tokens),
         }
-        if after.steps % self.setting.log_every == 0 or after.tokens >= self.total.tokens:
+        if not all(answers):  # there is no harm in what was not done, so it is only told
+            self.tell({f"train/{name}": float(value) for name, value in {**self.last, "skipped": 1.0}.items()})
+        elif after.steps % self.setting.log_every == 0 or after.tokens >= self.total.tokens:
             self.write({f"train/{name}": float(value) for name, value in self.last.items()})
 
     def validation_step(self, step: Step, index: int, dataloader_idx: int = 0) -> None:
@@ -297,8 +321,7 @@ class Objective(lightning.LightningModule):
         Raises:
             UserError: the loss, of training or held-out text, is no longer finite.
         """
-        for logger in self.loggers:
-            logger.log_metrics(metrics, step=self.progress.steps)
+        self.tell(metrics)
         for name, which in (("train/loss", "loss"), ("held_out/all", "held-out loss")):
             if not math.isfinite(metrics.get(name, 0.0)):
                 raise UserError(
@@ -306,6 +329,11 @@ class Objective(lightning.LightningModule):
                     f"the {which} is {metrics[name]}",
                     "lower optimizer.rate or lengthen the schedule's warm-up; checkpoints before this step are good",
                 )
+
+    def tell(self, metrics: dict[str, float]) -> None:
+        """Log a row at the clock's step, whatever is in it."""
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.progress.steps)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that receive gradients."""
@@ -318,12 +346,18 @@ class Objective(lightning.LightningModule):
         read, written = self.config.widths(model, context)
         return float(model.flops_per_token(read / context, written / context))
 
-    def _clip(self, strategy: Stepping) -> Tensor:
-        parameters = self.trainable()
-        norm = strategy.gradient_norm(parameters)
+    def _norm(self, strategy: Stepping) -> Tensor:
+        """The gradient's norm, once that of embeddings is shrunk (GLM-130B) where the config says so."""
+        factor = getattr(self.config, "embedding_gradient", 1.0)  # a plugin's options need not have any
+        if factor != 1.0:
+            named = self.nets.named_parameters()
+            embeddings = [parameter for name, parameter in named if role(name, parameter) == "embedding"]
+            strategy.scale_gradients(embeddings, torch.tensor(factor))
+        return strategy.gradient_norm(self.trainable())
+
+    def _clip(self, strategy: Stepping, norm: Tensor) -> None:
         if self.config.clip is not None:
-            strategy.scale_gradients(parameters, (self.config.clip / (norm + 1e-6)).clamp(max=1.0))
-        return norm
+            strategy.scale_gradients(self.trainable(), (self.config.clip / (norm + 1e-6)).clamp(max=1.0))
 
     def _seed(self, name: str) -> None:
         torch.manual_seed(derive(self.setting.seed, "initialise", name))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from groundup.core import bits
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
-from groundup.objective import finetune_config  # noqa: F401  # registers a kind
+from groundup.objective.finetune_config import EMBEDDING_GRADIENT
 from groundup.objective.fitting import expect_free, expect_id, expect_sentinels, expect_two_stacks, two_stacks
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Pretrain:
     """Predict the next token at every position (causal language modelling)."""
 
     clip: float | None = option(1.0, "largest norm of the whole gradient; larger ones are scaled down to it", above=0)
+    embedding_gradient: float = option(1.0, EMBEDDING_GRADIENT, above=0)
     z_loss: float | None = option(
         None, "weight of the squared log-partition, which keeps logits small (PaLM: 1e-4)", at_least=0
     )

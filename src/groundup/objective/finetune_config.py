@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from groundup.objective.base import Objective, Setting
 
 
+EMBEDDING_GRADIENT = (
+    "multiplies the gradient of embeddings, with that of a head that is tied to them (Zeng et al. 2022, GLM-130B: 0.1)"
+)
+
+
 @schema("objective", "finetune")
 class Finetune:
     """Answer a question about labelled examples, by a small head (Radford et al. 2018; Devlin et al. 2019)."""
 
     task: str = option("classification", "what an example is asked: its class, a score, or a span", choices=TASKS)
     clip: float | None = option(1.0, "largest norm of the whole gradient; larger ones are scaled down to it", above=0)
+    embedding_gradient: float = option(1.0, EMBEDDING_GRADIENT, above=0)
     dropout: float = option(0.1, "share of what the head reads that is dropped", at_least=0, below=1)
     answer_tokens: int = option(30, "span: tokens of the longest answer that is given", at_least=1)
     classes: list[str] = option([], "names of the classes; filled in from the data")

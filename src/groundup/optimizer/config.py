@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
@@ -25,6 +25,9 @@ group("optimizer", "how the weights are moved along their gradients")
 @dataclasses.dataclass(kw_only=True)
 class Common:
     """What all optimizers share: who decays, who moves faster, who is made sparse."""
+
+    rates: ClassVar[tuple[str, ...]] = ("rate",)
+    """Options that are learning rates; lowering all of them lowers the rate of every parameter alike."""
 
     weight_decay: float = option(0.0, "weight decay of matrices; 1-D parameters never decay", at_least=0)
     decay_embeddings: bool = option(False, "embeddings decay too")
@@ -85,6 +88,8 @@ class AdamW(Common):
 @schema("optimizer", "muon")
 class Muon(Common):
     """Orthogonalised momentum for the matrices inside blocks (Jordan et al. 2024), AdamW for everything else."""
+
+    rates = ("rate", "adamw_rate")
 
     rate: float = option(
         0.02, "peak learning rate of matrices; the update's largest singular value is about this", above=0

@@ -26,6 +26,9 @@ class Layout:
     answers = True
     """Whether each rank can ask a net as a whole, as those do who watch it."""
 
+    steerable = True
+    """Whether a step can be refused, and a run sent back, alike on all ranks."""
+
     recompute: str = option(
         "none",
         "compute activations of blocks again in the backward pass instead of keeping them: all of them (full), or all "

@@ -20,6 +20,7 @@ class Loose(Layout):
     """What the strategies here have in common: their options decide what is learned."""
 
     kind: str
+    steerable = False
 
     def mathematics(self) -> Any:
         """Every option but those of the machinery."""

@@ -44,6 +44,8 @@ class DeepSpeed(Layout):
         30.0, "a collective that waits longer than this ends the run", above=0, identity=False
     )
 
+    steerable = False  # DeepSpeed keeps gradients of its own, and may not step where it finds them not finite
+
     def __post_init__(self) -> None:
         if self.offload == "weights" and self.stage < 3:
             raise ConfigError("offload=weights", f"does not go with stage={self.stage}", "set stage=3")

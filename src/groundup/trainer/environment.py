@@ -19,10 +19,14 @@ from typing import Any
 import torch
 
 import groundup
+from groundup.core import ranks
 from groundup.core.code import code_digest
 from groundup.core.errors import CheckpointError
 from groundup.core.files import atomic_write, make_folder
-from groundup.trainer.device import processor
+from groundup.data.opening import storage_of
+from groundup.shard.manifest import Manifest
+from groundup.trainer.console import say
+from groundup.trainer.device import device_of, processor
 
 FILE = "environment.jsonl"
 ROOT = Path(groundup.__file__).parents[2]
@@ -96,6 +100,26 @@ def keep(folder: Path, row: dict[str, Any], rules: Mapping[str, str], tell: Call
             atomic_write(folder / "changes" / f"{changes}.diff", _git("diff", "HEAD"))
         lines = [json.dumps(kept, sort_keys=True, ensure_ascii=False) + "\n" for kept in [*before, row]]
         atomic_write(folder / FILE, "".join(lines))
+
+
+def keep_start(folder: Path, recipe: Any, step: int) -> None:
+    """The same for a start of a run at a step, on every rank; rank 0 writes.
+
+    Args:
+        folder: of the run.
+        recipe: the train verb's config.
+        step: where it goes on.
+
+    Raises:
+        CheckpointError: as `keep`.
+    """
+    row = {
+        "step": step,
+        "data": Manifest.read(storage_of(recipe.data)).digest,
+        "seed": recipe.seed,
+        "environment": gather(device_of(recipe.trainer)[0], recipe.plugins),
+    }
+    keep(folder, row, recipe.trainer.environment, say, write=ranks.rank() == 0)
 
 
 def differences(before: Environment, now: Environment) -> dict[str, dict[str, tuple[str, str]]]:

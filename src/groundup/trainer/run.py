@@ -14,9 +14,12 @@ import torch
 from lightning.pytorch.profilers import PyTorchProfiler
 
 from groundup.callback import config as callback_config
+from groundup.callback import decisions
 from groundup.callback.checkpoint import Checkpoint
+from groundup.callback.recovery import Recovery
+from groundup.callback.watched import callbacks as callbacks_of
 from groundup.core import checkpoint, ranks
-from groundup.core.config import from_dict
+from groundup.core.config import from_dict, to_dict
 from groundup.core.errors import CheckpointError
 from groundup.core.files import read_json
 from groundup.core.progress import Progress
@@ -27,7 +30,7 @@ from groundup.data.view import View, view_of
 from groundup.objective.base import Objective, Setting
 from groundup.shard.manifest import Manifest
 from groundup.tokenizer.load import load as load_tokenizer
-from groundup.trainer import logger_config
+from groundup.trainer import logger_config, mending
 from groundup.trainer import segments as segment_list
 from groundup.trainer.agreement import Agreement
 from groundup.trainer.console import quiet, say
@@ -83,6 +86,7 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
 
     Raises:
         CheckpointError: `source` belongs to another model or another list of segments.
+        UserError: a callback saw that the run cannot go on, and what was tried.
     """
     quiet()
     leads = recipe.strategy.leads(ranks.rank())
@@ -91,6 +95,8 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
     begun = time.monotonic()
     with only_one(folder):
         found = Found(folder)
+        if ranks.rank() == 0:
+            mending.set_aside(folder, segments, decisions.read(folder))
         while (number := segment_list.at(segments, clock)) < len(segments):
             segment = segments[number]
             last = segment.last.steps if recipe.stop_steps is None else min(segment.last.steps, recipe.stop_steps)
@@ -104,6 +110,10 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
                 first = build_trainer(recipe, _agreed(recipe, clock), list(trainer.loggers), folder, held_out=True)
                 first.validate(module, datamodule=data, verbose=False)
             trainer.fit(module, datamodule=data)
+            if module.abandoned:
+                segments, source = _go_back(recipe, folder, segments, trainer)
+                clock = clock_of(source, segments)
+                continue
             clock, source = module.progress, checkpoint.path_of(folder, module.progress.steps)
             if clock.steps < last:  # a callback saw reason to stop
                 break
@@ -111,6 +121,31 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
         if not leads or number < len(segments):
             return Outcome(clock, {}, seconds)
         return Outcome(clock, _finish(recipe, folder, segments, clock, source, found), seconds)
+
+
+def _go_back(
+    recipe: Recipe, folder: Path, segments: Sequence[Segment], trainer: lightning.Trainer
+) -> tuple[Sequence[Segment], Path | None]:
+    """Write down what a callback decided, and only then act on it; all ranks read what rank 0 wrote.
+
+    Raises:
+        UserError: it decided to stop.
+    """
+    (recovery,) = (callback for callback in callbacks_of(trainer) if isinstance(callback, Recovery))
+    assert recovery.verdict is not None
+    if ranks.rank() == 0:
+        mending.decide(recipe, folder, segments, recovery.verdict, recovery.step, recovery.evidence)
+    trainer.strategy.barrier()
+    made = decisions.read(folder)
+    if not made[-1].goes_back:
+        raise mending.ended(made[-1])
+    segments = mending.follow(recipe, segments, made[-1])
+    if ranks.rank() == 0:
+        mending.set_aside(folder, segments, made)
+        segment_list.write(folder, to_dict(recipe), segments)
+    say(mending.told(made[-1]))
+    trainer.strategy.barrier()
+    return segments, None if made[-1].checkpoint is None else folder / checkpoint.FOLDER / made[-1].checkpoint
 
 
 def clock_of(source: Path | None, segments: Sequence[Segment]) -> Progress:
@@ -205,6 +240,9 @@ def _build(
             callback.place(
                 source, recipe.trainer.validate_every, lambda reading: segment_list.digest(segments, reading)
             )
+        if isinstance(callback, Recovery):
+            changes = [segment.first.steps for segment in segments if segment.planned and segment.first.steps]
+            callback.place(changes, effective.data.skips)
     loggers = logger_config.build(recipe.logger, folder, recipe.name, clock)
     trainer = build_trainer(recipe, callbacks, loggers, folder, held_out=recipe.trainer.validate_every is not None)
     trainer.fit_loop.epoch_loop.batch_progress.total.ready = clock.steps  # so that validation falls on the same steps

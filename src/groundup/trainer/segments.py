@@ -43,12 +43,14 @@ class Segment:
         last: clock reading at its end.
         set: every dotted key that differs from the run's first config.
         reason: why it began.
+        planned: a change of the plan begins with it; False where a decision of the run itself does.
     """
 
     first: Progress
     last: Progress
     set: dict[str, Any] = field(default_factory=dict)
     reason: str = "start"
+    planned: bool = True
 
     @property
     def steps(self) -> int:
@@ -163,7 +165,14 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Segment]]:
     try:
         first, *rest = (json.loads(line) for line in path.read_text().splitlines())
         segments = [
-            Segment(Progress(**line["first"]), Progress(**line["last"]), line["set"], line["reason"]) for line in rest
+            Segment(
+                Progress(**line["first"]),
+                Progress(**line["last"]),
+                line["set"],
+                line["reason"],
+                line.get("planned", True),  # a run of before there were decisions
+            )
+            for line in rest
         ]
         return dict(first["config"]), segments
     except (OSError, ValueError, KeyError, TypeError) as error:

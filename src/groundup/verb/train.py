@@ -23,6 +23,7 @@ import groundup.strategy.zero_config
 import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # these register the groups
+from groundup.callback import decisions
 from groundup.core import checkpoint, ranks
 from groundup.core.bits import OF_TEXT, told
 from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
@@ -33,6 +34,7 @@ from groundup.core.memory import keep_freed_memory
 from groundup.launcher.job import Job
 from groundup.launcher.processes import die_with_parent
 from groundup.shard.manifest import Manifest
+from groundup.trainer import mending
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
 from groundup.trainer.lock import only_one
@@ -158,6 +160,7 @@ class Train:
             self.strategy.check(self.launcher.world(), self.model, data)
         if hasattr(self.strategy, "check_optimizer"):
             self.strategy.check_optimizer(self.optimizer.kind)
+        self._check_steering()
         if self.trainer.compile and getattr(self.strategy, "splits_backward", False):
             raise ConfigError(
                 f"strategy.schedule={self.strategy.schedule}",
@@ -183,6 +186,26 @@ class Train:
                     f"asks the whole network, of which strategy={self.strategy.kind} leaves a part on each rank",
                     f"leave it out: ~callback.{name}",
                 )
+
+    def _check_steering(self) -> None:
+        """Who may refuse steps and send the run back must be able to, by every measure that it may take."""
+        for name, callback in self.callback.items():
+            if not getattr(callback, "steers", False):
+                continue
+            if not getattr(self.strategy, "steerable", True):
+                raise ConfigError(
+                    f"callback.{name}",
+                    f"needs steps that all ranks do alike, which those of strategy={self.strategy.kind} do not",
+                    f"leave it out: ~callback.{name}",
+                )
+            escalation = getattr(callback, "escalation", ())
+            rates = getattr(self.optimizer, "rates", ("rate",))
+            unable = [f"optimizer={self.optimizer.kind}"] * (not all(hasattr(self.optimizer, rate) for rate in rates))
+            if "rate" in escalation and unable:
+                raise ConfigError(f"callback.{name}.escalation", f"{unable[0]} has no rate", "take rate out of it")
+            if "embedding" in escalation and not hasattr(self.objective, "embedding_gradient"):
+                what = f"objective={self.objective.kind} has no embedding_gradient"
+                raise ConfigError(f"callback.{name}.escalation", what, "take embedding out of it")
 
     def _check_batch_norm(self, data: Any) -> None:
         """Statistics of a micro-batch are those of the step only where there is one, on one rank."""
@@ -302,7 +325,6 @@ class Train:
     def run(self) -> None:
         """Train, or go on training; then write the report. Or have other processes do so."""
         folder = self.folder()
-        plan = self.plan()
         if self.fresh and ranks.rank() == 0 and folder.exists():
             with only_one(folder):  # never from under a process that trains in it
                 set_aside(folder)
@@ -313,7 +335,9 @@ class Train:
             return
         if ranks.under_torchrun():  # else one whose agent was killed would train on where its place is given away
             die_with_parent()
-        source = None if self.fresh and not self.resume else self._source(folder)
+        plan = mending.followed(self, self.plan(), decisions.read(folder))
+        source = None if self.fresh and not self.resume else self._source(folder, plan)
+        from groundup.trainer import environment
         from groundup.trainer.report import write_run_report
         from groundup.trainer.run import train
 
@@ -323,7 +347,9 @@ class Train:
             if checkpoint.step_of(source) >= plan[-1].last.steps and report.exists() and not self.resume:
                 say(f"complete: {report}")
                 return
-        self._keep_environment(folder, 0 if source is None else checkpoint.step_of(source))
+        if ranks.rank() == 0:
+            make_folder(folder)
+        environment.keep_start(folder, self, 0 if source is None else checkpoint.step_of(source))
         if ranks.rank() == 0:
             segment_list.write(folder, to_dict(self), plan)
         say(f"run folder {folder}")
@@ -335,22 +361,13 @@ class Train:
             write_run_report(folder, self, outcome)
             say(f"report: {folder / 'report.html'}")
 
-    def _keep_environment(self, folder: Path, step: int) -> None:
-        """See whether this is where the run was computed so far, and note it if it is not."""
-        from groundup.trainer import environment
-        from groundup.trainer.device import device_of
-
-        if ranks.rank() == 0:
-            make_folder(folder)
-        now = environment.gather(device_of(self.trainer)[0], self.plugins)
-        row = {"step": step, "data": Manifest.read(self.data.path).digest, "seed": self.seed, "environment": now}
-        environment.keep(folder, row, self.trainer.environment, say, write=ranks.rank() == 0)
-
-    def _source(self, folder: Path) -> Path | None:
+    def _source(self, folder: Path, plan: list[Segment]) -> Path | None:
         if self.resume:
             checkpoint.verify(Path(self.resume))
             self._check_resume()
             return Path(self.resume)
+        if decisions.attempts(decisions.read(folder)):
+            return checkpoint.newest(folder, say, lambda path: mending.lies_on(plan, path))
         return checkpoint.newest(folder, say)
 
     def _check_resume(self) -> None:
