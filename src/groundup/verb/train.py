@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,8 +26,8 @@ from groundup.core import checkpoint, ranks
 from groundup.core.bits import OF_TEXT, told
 from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
 from groundup.core.config.verb import command
-from groundup.core.errors import CheckpointError, ConfigError, DataError, StorageError
-from groundup.core.files import make_folder, read_json, storage_error, unused
+from groundup.core.errors import CheckpointError, ConfigError, DataError
+from groundup.core.files import make_folder, read_json
 from groundup.core.memory import keep_freed_memory
 from groundup.launcher.job import Job
 from groundup.launcher.processes import die_with_parent
@@ -39,7 +37,7 @@ from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
 from groundup.trainer.lock import only_one
 from groundup.trainer.segments import Change, Segment
-from groundup.verb import examples, text
+from groundup.verb import examples, room, text
 
 if TYPE_CHECKING:
     from groundup.tokenizer.protocol import Tokenizer
@@ -114,7 +112,7 @@ class Train:
                     callback.check(self.trainer.validate_every)
                 except ConfigError as error:
                     raise error.under(f"callback.{name}") from None
-        self._check_space()
+        room.check(self.runs, self.folder(), self.model.parameters()["total"])
         self._check_resume()
         keep_freed_memory()  # before torch is imported
         from groundup.trainer.device import device_of
@@ -327,7 +325,7 @@ class Train:
         folder = self.folder()
         if self.fresh and ranks.rank() == 0 and folder.exists():
             with only_one(folder):  # never from under a process that trains in it
-                set_aside(folder)
+                room.set_aside(folder)
         launcher = self.launcher.build()
         if launcher is not None:
             once = ["fresh=false"] if self.fresh else []  # what is launched again goes on from its own checkpoints
@@ -391,32 +389,3 @@ class Train:
                     f"is another model's: model.{key} is {saved.get(key)} there and {mine.get(key)} here",
                     "give the model it was trained with, or a checkpoint of this one",
                 )
-
-    def _check_space(self) -> None:
-        """A run that cannot save its first checkpoint should not begin."""
-        place = self.folder()
-        while not place.exists():
-            place = place.parent
-        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
-            raise StorageError(f"runs={self.runs}", f"{place} cannot be written", "choose another folder with runs=...")
-        parameters = self.model.parameters()["total"]
-        needed = parameters * 4 * 4 * 2  # weights, two moments and an average in fp32
-        free = shutil.disk_usage(place).free
-        if free < needed:
-            raise StorageError(
-                f"runs={self.runs}",
-                f"{free / 1e6:.0f} MB free, and two checkpoints of this model need {needed / 1e6:.0f} MB",
-                "free some space or choose another folder with runs=...",
-            )
-
-
-def _read_only(place: Path) -> bool:
-    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
-
-
-def set_aside(folder: Path) -> None:
-    """Rename a run folder so that a fresh one can take its place; nothing is deleted."""
-    try:
-        folder.rename(unused(lambda number: folder.with_name(f"{folder.name}.{number}")))
-    except OSError as error:
-        raise storage_error(folder, error) from error
