@@ -74,7 +74,7 @@ class Predictor:
             some = texts[first : first + ROWS]
             ids = self.tokenizer.encode_batch(some)
             seconds = None if pairs is None else self.tokenizer.encode_batch(pairs[first : first + ROWS])
-            cuts.extend(map(self._cut, ids, seconds or [None] * len(ids)))
+            cuts.extend(self._cut(text, None if seconds is None else seconds[row]) for row, text in enumerate(ids))
             batch, places = self._laid(ids, seconds)
             output = answered(self.net, self.head, batch.to(self.device))
             if self.task.task == "classification":
