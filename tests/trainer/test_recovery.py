@@ -20,7 +20,7 @@ from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
 from groundup.core.config import compose, groups
 from groundup.core.errors import ConfigError, UserError
-from groundup.trainer import segments
+from groundup.trainer import replay, segments
 from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
 
@@ -155,6 +155,15 @@ def test_a_spike_is_gone_back_from_and_the_run_ends_as_well_as_if_it_had_not_bee
         assert min(steps) > back.clock.steps
         assert max(steps) == back.step
     assert held_out(mended) == pytest.approx(held_out(clean), rel=0.03)
+
+
+def test_a_recorded_attempt_is_decided_upon_as_it_was(mended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    back = next(decision for decision in decisions.read(mended) if decision.goes_back)
+    options = [word.removeprefix("callback.recovery.") for word in MENDING if word.startswith("callback.recovery.")]
+    assert replay.main([f"run={mended / 'attempts' / '1'}", *options]) == 0
+    *_, line, total = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"step {back.step}: roll back: {back.why}, to step {back.evidence['first_sign'] - 5:.0f} or")
+    assert total.endswith(f"on steps 1 to {back.step}")
 
 
 def test_a_run_killed_once_it_has_decided_ends_bitwise_as_if_it_had_not_been(

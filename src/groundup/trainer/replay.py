@@ -22,14 +22,30 @@ from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError, DataError, UserError
 from groundup.trainer import segments as segment_list
 from groundup.trainer.find import find
+from groundup.trainer.mending import ATTEMPTS
 
 SIGNALS = groundup.callback.config.SIGNALS
 
 
 def recorded(folder: Path) -> list[Signals]:
-    """What was seen of each step of a run, or of an attempt that it gave up.
+    """What was seen of each step of a run, or of an attempt that it gave up, from the first step on.
 
-    It stands in signals.csv where the run was watched by `recovery`, else in metrics.csv where every step was logged.
+    Raises:
+        DataError: as `rows_of`.
+    """
+    if folder.parent.name != ATTEMPTS:
+        return rows_of(folder)
+    rows = rows_of(folder.parents[1])
+    for number in range(len(list(folder.parent.iterdir())), int(folder.name) - 1, -1):  # each left the next at a step
+        own = rows_of(folder.with_name(str(number)))
+        rows = [row for row in rows if row.step < own[0].step] + own
+    return rows
+
+
+def rows_of(folder: Path) -> list[Signals]:
+    """The rows that stand in a folder.
+
+    They are in signals.csv where the run was watched by `recovery`, else in metrics.csv where every step was logged.
 
     Raises:
         DataError: neither is there, or steps are missing.
@@ -108,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = given if (given / SIGNALS).is_file() else find(str(given))
         options = from_dict("callback", {"kind": "recovery", **settings})
         rows = recorded(folder)
-        whole = folder if (folder / segment_list.FILE).is_file() else folder.parent.parent
+        whole = folder.parents[1] if folder.parent.name == ATTEMPTS else folder
         plan = segment_list.read(whole)[1] if (whole / segment_list.FILE).is_file() else []
         changes = [segment.first.steps for segment in plan if segment.planned and segment.first.steps]
         lines = [told(row, verdict) for row, verdict in replay(options, rows, changes)]
