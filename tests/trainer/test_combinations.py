@@ -1,17 +1,22 @@
-"""Fifty random valid combinations of options train two steps; every option of every group composes and builds."""
+"""Random valid combinations of options train two steps, alone and as ranks; every option composes and builds."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
+from processes import together
 
 from groundup.core import checkpoint
-from groundup.core.config import groups
+from groundup.core.config import from_dict, groups
 from groundup.core.config.compose import instantiate, store
 from groundup.core.errors import ConfigError
 from groundup.core.progress import Progress
@@ -27,6 +32,29 @@ COMMON = [
     "trainer.accelerator=cpu",
     "trainer.log_every=1",
 ]
+SPREAD = {
+    "fsdp": 2,
+    "fsdp strategy.replicas=2 strategy.sum_every=true": 2,
+    "tensor strategy.recompute=full": 2,
+    "tensor strategy.sequence=false": 2,
+    "context": 2,
+    "fsdp strategy.context=2": 2,
+    "pipeline strategy.schedule=gpipe": 2,
+    "mesh strategy.pipeline=2": 2,
+    "mesh strategy.tensor=2": 2,
+    "local_sgd strategy.every=1": 2,
+    "deepspeed": 2,
+    "async_sgd": 3,
+    "fsdp strategy.replicas=3": 4,
+    "mesh strategy.pipeline=2 strategy.tensor=2": 4,
+    "mesh strategy.tensor=2 strategy.shard=true": 4,
+}
+"""Ways to spread a run over so many ranks."""
+
+FIT = {"objective": "pretrain model=nano", "model.dropout": "0.0", "model.heads": "2", "model.kv_heads": "null"}
+FIT |= {"data.micro_batch": "4"}
+"""What every way can spread; the rest stays random."""
+
 BOTH_WAYS = "model.shift=false model.sliding_window=null model.sliding_every=1 model.parallel=null"
 BOTH_WAYS += " model.embedding_width=null"
 """What is of decoders alone, switched off."""
@@ -121,11 +149,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def draw(number: int) -> list[str]:
-    """The first valid combination of a number's stream."""
+def draw(number: int, fixed: Mapping[str, str] | None = None) -> list[str]:
+    """The first valid combination of a number's stream, in which some choices are fixed."""
     stream = random.Random(number)
     while True:
-        drawn = dict(override.split("=", 1) for override in _drawn(stream))  # what comes later, with a space, wins
+        drawn = dict(
+            override.split("=", 1) for override in _drawn(stream, fixed or {})
+        )  # what comes later, with a space, wins
         overrides = [f"{key}={value}" for key, value in drawn.items()]
         try:
             composed("train", [*COMMON, *overrides, "data.batch_tokens=256"])
@@ -134,9 +164,10 @@ def draw(number: int) -> list[str]:
         return overrides
 
 
-def _drawn(stream: random.Random) -> list[str]:
+def _drawn(stream: random.Random, fixed: Mapping[str, str]) -> list[str]:
     """An override for each choice, and for those that bring one more."""
-    return [override for key, values in CHOICES.items() for override in f"{key}={stream.choice(values)}".split()]
+    chosen = ((key, fixed.get(key, stream.choice(values))) for key, values in CHOICES.items())
+    return [override for key, value in chosen for override in f"{key}={value}".split()]
 
 
 @pytest.mark.filterwarnings("ignore:.*resource_tracker.*")
@@ -150,6 +181,47 @@ def test_a_random_valid_combination_trains_two_steps(number: int, data: Path, tm
     config.check()
     config.run()
     assert [checkpoint.step_of(path) for path in checkpoint.listed(config.folder())] == [2]
+
+
+def refusal(way: str, world: int, config: Train) -> ConfigError | None:
+    """Why a combination cannot be spread so, None where it can."""
+    kind, *options = way.split()
+    values = dict(option.removeprefix("strategy.").split("=") for option in options)
+    strategy = from_dict("strategy", {"kind": kind, **{key: yaml.safe_load(text) for key, text in values.items()}})
+    try:
+        strategy.check(world, config.model, config.data)
+        strategy.check_optimizer(config.optimizer.kind)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def test_a_random_combination_can_be_spread_or_is_refused_in_a_line() -> None:
+    """Copies that do not divide the ranks are always refused."""
+    for number in range(8):
+        config = composed("train", [*COMMON, *draw(number), "data.batch_tokens=256"])
+        for way, world in SPREAD.items():
+            error = refusal(way, world, config)
+            assert error is None or (error.where and error.what and error.remedy and "\n" not in str(error))
+        assert refusal("fsdp strategy.replicas=3", 4, config) is not None
+
+
+def test_a_random_combination_trains_two_steps_on_two_ranks_in_every_way(data: Path, tmp_path: Path) -> None:
+    """Those that need more processes, or another package, have tests of their own."""
+    ways = [way for way, world in SPREAD.items() if world == 2 and way != "deepspeed"]
+    cases = []
+    for place, way in enumerate(ways):
+        for number in itertools.count(place, len(ways)):
+            overrides = draw(number, FIT)
+            if refusal(way, 2, composed("train", [*COMMON, *overrides, "data.batch_tokens=256"])) is None:
+                break
+        spread = [word for word in overrides if not word.startswith("strategy=")] + f"strategy={way}".split()
+        cases.append([*COMMON, *spread, "data.batch_tokens=256", f"data.path={data}", f"runs={tmp_path / str(place)}"])
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    together(Path(__file__).with_name("trained_ranks.py"), tmp_path / "cases.json", processes=2, seconds=900)
+    for place, way in enumerate(ways):
+        (folder,) = (tmp_path / str(place) / "nano").iterdir()
+        assert [checkpoint.step_of(path) for path in checkpoint.listed(folder)] == [2], way
 
 
 def test_every_preset_and_kind_of_every_group_composes() -> None:
