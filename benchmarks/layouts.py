@@ -31,11 +31,11 @@ from typing import Any
 
 import held  # noqa: F401  # a callback
 import peers
-import yaml
 
 import groundup.verb.train  # noqa: F401  # registers the groups
 from groundup.core.config import from_dict
-from groundup.scaling.memory import numbers_of_a_rank
+from groundup.scaling.memory import parameters_per_rank
+from groundup.trainer.segments import read as read_segments
 
 STEPS, ROWS, TOGETHER, CONTEXT = 20, 8, 2, 32
 """Steps of a run; windows of a step and of a micro-batch where nothing else is said; tokens of a window."""
@@ -338,8 +338,8 @@ def compared(folder: Path, run: Run, alone: Run, last: int) -> dict[str, Any]:
 def beside_formula(folder: Path, run: Run) -> dict[str, Any]:
     """What the ranks of a run hold, in bytes, beside the formula; fp64 takes eight for a number."""
     place, worst = run.folder(folder), {"holds": 0.0, "formula": 0.0, "held_differs_by": -1.0}
-    config = from_dict("model", json.loads((place / "segments.jsonl").read_text().splitlines()[0])["config"]["model"])
-    strategy = layout_of(run.layout)
+    config = read_segments(place)[0]
+    model, strategy = (from_dict(name, config[name]) for name in ("model", "strategy"))
     grid = strategy.grid(run.layout.world)
     sharded = strategy.kind == "fsdp" or getattr(strategy, "shard", False)
     shares = getattr(strategy, "replicas", 1)
@@ -347,20 +347,13 @@ def beside_formula(folder: Path, run: Run) -> dict[str, Any]:
     each = 8 if run.layout.precision == "fp64" else 4
     for rank in range(run.layout.world):
         noted = json.loads((place / f"held-{rank}.json").read_text())
-        numbers = numbers_of_a_rank(config, grid, grid.place(rank), sharded=sharded, folded=folded) * shares
+        numbers = parameters_per_rank(model, grid, grid.place(rank), sharded=sharded, folded=folded) * shares
         for part, copies in (("weights", 1), ("gradients", 1), ("optimizer", 2)):
             differs = abs(noted[part] / (each * copies * numbers) - 1)
             if differs > worst["held_differs_by"]:
                 formula = each * copies * numbers
                 worst = {"holds": noted[part], "formula": round(formula), "held_differs_by": differs}
     return worst
-
-
-def layout_of(layout: Layout) -> Any:
-    """The options of a layout's strategy."""
-    said = dict(word.removeprefix("strategy.").split("=") for word in layout.overrides if word.startswith("strategy"))
-    kind = said.pop("strategy", "single")
-    return from_dict("strategy", {"kind": kind, **{name: yaml.safe_load(value) for name, value in said.items()}})
 
 
 def _path() -> str:

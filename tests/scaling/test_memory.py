@@ -7,7 +7,7 @@ import pytest
 import groundup.model.config  # noqa: F401  # registers the networks
 from groundup.core.config import from_dict
 from groundup.core.layout import Grid
-from groundup.scaling.memory import numbers_of_a_rank
+from groundup.scaling.memory import parameters_per_rank
 
 SHAPE = {"layers": 4, "width": 32, "heads": 4, "context": 16, "vocabulary": 96}
 NETS = {
@@ -25,7 +25,7 @@ def net(request):
 
 
 def held(net, grid, **how):
-    return [numbers_of_a_rank(net, grid, grid.place(rank), **{"sharded": False, **how}) for rank in range(grid.world)]
+    return [parameters_per_rank(net, grid, grid.place(rank), **{"sharded": False, **how}) for rank in range(grid.world)]
 
 
 def test_one_rank_holds_all(net):

@@ -20,7 +20,6 @@ from groundup.core.config import from_dict, groups
 from groundup.core.config.compose import instantiate, store
 from groundup.core.errors import ConfigError
 from groundup.core.progress import Progress
-from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -137,16 +136,6 @@ def composed(verb: str, overrides: list[str]) -> Any:
     store()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return instantiate(compose(verb, overrides=overrides))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python's documentation topics as bytes."""
-    folder = tmp_path_factory.mktemp("data") / "topics"
-    config: Prepare = composed("prepare", ["source=[topics]", "tokenizer=bytes", f"path={folder}"])
-    config.check()
-    config.run()
-    return folder
 
 
 def draw(number: int, fixed: Mapping[str, str] | None = None) -> list[str]:

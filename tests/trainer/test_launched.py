@@ -102,15 +102,6 @@ def test_a_field_that_a_rank_lacks_is_a_difference() -> None:
 # The program itself
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "topics"
-    config = compose.composed(ROOT / "conf", "prepare", "source=[topics]", "tokenizer=bytes", f"path={folder}")
-    config.check()
-    config.run()
-    return folder
-
-
 def train(data: Path, runs: Path, *overrides: str, **variables: str) -> subprocess.Popen[str]:
     line = [sys.executable, "train.py", *TINY, f"data.path={data}", f"runs={runs}", *overrides]
     pipe = subprocess.PIPE

@@ -21,7 +21,6 @@ from groundup.core import checkpoint
 from groundup.core.config import compose, groups
 from groundup.core.errors import ConfigError, UserError
 from groundup.trainer import replay, segments
-from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,16 +66,6 @@ def fault() -> Iterator[None]:
     yield
     entry.pop("fault")
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python's documentation topics as bytes."""
-    folder = tmp_path_factory.mktemp("data") / "topics"
-    config: Prepare = composed("prepare", "source=[topics]", "tokenizer=bytes", f"path={folder}")
-    config.check()
-    config.run()
-    return folder
 
 
 def run(data: Path, runs: Path, *overrides: str, mending: bool = True) -> Path:

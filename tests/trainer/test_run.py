@@ -22,7 +22,6 @@ from groundup.core.config import compose
 from groundup.core.errors import CheckpointError, StorageError
 from groundup.tokenizer.protocol import CARD
 from groundup.trainer.lock import only_one
-from groundup.verb.prepare import Prepare
 from groundup.verb.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,16 +53,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python's documentation topics as bytes."""
-    folder = tmp_path_factory.mktemp("data") / "topics"
-    config: Prepare = composed("prepare", "source=[topics]", "tokenizer=bytes", f"path={folder}")
-    config.check()
-    config.run()
-    return folder
 
 
 def run(data: Path | str, runs: Path, *overrides: str) -> Path:

@@ -20,7 +20,7 @@ from groundup.data.step import Batch
 from groundup.objective import pretrain
 from groundup.objective.base import Setting
 from groundup.objective.config import Pretrain
-from groundup.trainer import rows
+from groundup.trainer import micro_batch
 from groundup.verb.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +55,6 @@ def train(cases: list[list[str]]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    rows.fastest = rows.most  # as on a GPU: what is found then depends on no clock
+    micro_batch.fastest = micro_batch.most  # as on a GPU: what is found then depends on no clock
     train(json.loads(Path(sys.argv[1]).read_text()))
     torch.distributed.destroy_process_group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection
 
 
 class Baseline:
@@ -61,11 +61,20 @@ class Baseline:
 
     def state(self) -> list[float]:
         """The values, filled up with NaN."""
-        return [*self.values, *[math.nan] * (self.length - len(self.values))]
+        return filled(self.values, self.length)
 
-    def load(self, values: Sequence[float]) -> None:
+    def load(self, values: Collection[float]) -> None:
         """Go on from what `state` gave."""
         self.clear()
-        for value in values:
-            if not math.isnan(value):
-                self.add(value)
+        for value in there(values):
+            self.add(value)
+
+
+def filled(values: Collection[float], length: int) -> list[float]:
+    """The values, filled up with NaN to a length that is always the same."""
+    return [*values, *[math.nan] * (length - len(values))]
+
+
+def there(values: Collection[float]) -> list[float]:
+    """Those that `filled` was given."""
+    return [value for value in values if not math.isnan(value)]

@@ -16,7 +16,7 @@ from typing_extensions import override
 from groundup.callback import config
 from groundup.callback.samples import undisturbed
 from groundup.callback.statistic import NoiseScale, SpikeScore
-from groundup.callback.watched import Watched, watched
+from groundup.callback.watched import Watched, log, watched
 from groundup.data.step import Step
 from groundup.model.net import Net
 from groundup.objective.base import Stepping
@@ -78,7 +78,7 @@ class Monitor(Callback):
             found = dict(zip(figures, values, strict=True))
             if not 0 < found.get("critical_batch_tokens", 1.0) < float("inf"):  # the signal drowns
                 del found["critical_batch_tokens"], found["noise_scale"]
-            module.tell({f"monitor/{name}": value for name, value in found.items()})
+            log(trainer, {f"monitor/{name}": value for name, value in found.items()}, module.progress.steps)
 
     def state(self) -> dict[str, Tensor]:
         """What was seen, not copied."""

@@ -111,9 +111,7 @@ class Escalate:
     def __init__(self, options: Options, changes: Collection[int] = (), tried: Sequence[int] = ()) -> None:
         self.options, self.changes, self.tried = options, frozenset(changes), list(tried)
         self.losses, self.norms = Baseline(options.window), Baseline(options.window)
-        self.seen = self.high = self.skipped = self.broken = self.wild = self.calm = 0
-        self.since = NEVER
-        self.trend, self.smooth, self.best, self.best_step, self.above = math.nan, math.nan, math.inf, NEVER, 0
+        self.relax()
 
     def relax(self) -> None:
         """A planned change begins: what was usual need not be any more."""

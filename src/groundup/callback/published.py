@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Sequence
 
+from groundup.callback.baseline import filled, there
 from groundup.callback.config import Recovery as Options
 from groundup.callback.policy import SKIP, STOP, Escalate, Policy, Signals, State, Verdict
 
@@ -48,12 +49,12 @@ class OlmoCore:
 
     def state(self) -> State:
         """As `Policy.state`."""
-        return {"losses": _filled(self.losses, self.length), "norms": _filled(self.norms, self.length)}
+        return {"losses": filled(self.losses, self.length), "norms": filled(self.norms, self.length)}
 
     def load_state(self, state: State) -> None:
         """As `Policy.load_state`."""
-        self.losses = deque(_there(state["losses"]), self.length)
-        self.norms = deque(_there(state["norms"]), self.length)
+        self.losses = deque(there(state["losses"]), self.length)
+        self.norms = deque(there(state["norms"]), self.length)
 
 
 class LlmFoundry:
@@ -89,11 +90,11 @@ class LlmFoundry:
 
     def state(self) -> State:
         """As `Policy.state`."""
-        return {"losses": _filled(self.losses, self.length), "numbers": [float(self.outliers)]}
+        return {"losses": filled(self.losses, self.length), "numbers": [float(self.outliers)]}
 
     def load_state(self, state: State) -> None:
         """As `Policy.load_state`."""
-        self.losses = deque(_there(state["losses"]), self.length)
+        self.losses = deque(there(state["losses"]), self.length)
         self.outliers = int(state["numbers"][0])
 
 
@@ -116,11 +117,3 @@ def _moments(values: Collection[float]) -> tuple[float, float]:
     """Mean and standard deviation, the latter from n - 1."""
     mean = math.fsum(values) / len(values)
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def _filled(values: Collection[float], length: int) -> list[float]:
-    return [*values, *[math.nan] * (length - len(values))]
-
-
-def _there(values: Collection[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]

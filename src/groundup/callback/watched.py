@@ -56,9 +56,6 @@ class Watched(Protocol):
     def output(self, step: Step, number: int, batch: Batch) -> Any:
         """What the nets make of a micro-batch of a Step in training."""
 
-    def tell(self, metrics: dict[str, float]) -> None:
-        """Log a row at the clock's step."""
-
     @property
     def total(self) -> Progress: ...
 

@@ -163,18 +163,9 @@ def attend(
     scale = query.shape[3] ** -0.5 if scale is None else scale
     score_bias = None if score_bias is None else score_bias.expand(-1, -1, query.shape[2], key.shape[2])
     if query.device.type == "cpu" and 1 < query.shape[2] <= EXPLICIT:
-        if grouped:
-            repeats = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-        kept = None
-        if dropout:
-            shape = (*query.shape[:3], key.shape[2])
-            kept = functional.dropout(torch.ones(shape, dtype=query.dtype), dropout)
-        learned = score_bias is not None and score_bias.requires_grad
         if mask is None and not causal:
             mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool)
-        output: Tensor = cast(Any, Explicit).apply(query * scale, key, value, mask, kept, bounded, score_bias, learned)
-        return output
+        return _explicit(query * scale, key, value, mask, dropout, bounded, score_bias)
     if query.device.type == "cpu" and query.shape[2] == 1 and mask is not None and torch.compiler.is_compiling():
         return _one(query * scale, key, value, mask, score_bias)
     causal = causal and mask is None
@@ -186,6 +177,28 @@ def attend(
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
+
+
+def _explicit(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    bounded: bool,
+    score_bias: Tensor | None,
+) -> Tensor:
+    """`Explicit` for grouped keys and values too, with the attention weights that dropout keeps."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    kept = None
+    if dropout:
+        shape = (*query.shape[:3], key.shape[2])
+        kept = functional.dropout(torch.ones(shape, dtype=query.dtype), dropout)
+    learned = score_bias is not None and score_bias.requires_grad
+    output: Tensor = cast(Any, Explicit).apply(query, key, value, mask, kept, bounded, score_bias, learned)
+    return output
 
 
 def _one(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, score_bias: Tensor | None) -> Tensor:

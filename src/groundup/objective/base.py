@@ -257,7 +257,7 @@ class Objective(lightning.LightningModule):
             "tokens": float(after.tokens),
         }
         if not all(answers):  # there is no harm in what was not done, so it is only told
-            self.tell({f"train/{name}": float(value) for name, value in {**self.last, "skipped": 1.0}.items()})
+            self._log({f"train/{name}": float(value) for name, value in {**self.last, "skipped": 1.0}.items()})
         elif after.steps % self.setting.log_every == 0 or after.tokens >= self.total.tokens:
             self.write({f"train/{name}": float(value) for name, value in self.last.items()})
 
@@ -321,7 +321,7 @@ class Objective(lightning.LightningModule):
         Raises:
             UserError: the loss, of training or held-out text, is no longer finite.
         """
-        self.tell(metrics)
+        self._log(metrics)
         for name, which in (("train/loss", "loss"), ("held_out/all", "held-out loss")):
             if not math.isfinite(metrics.get(name, 0.0)):
                 raise UserError(
@@ -330,7 +330,7 @@ class Objective(lightning.LightningModule):
                     "lower optimizer.rate or lengthen the schedule's warm-up; checkpoints before this step are good",
                 )
 
-    def tell(self, metrics: dict[str, float]) -> None:
+    def _log(self, metrics: dict[str, float]) -> None:
         """Log a row at the clock's step, whatever is in it."""
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.progress.steps)

@@ -8,7 +8,7 @@ from groundup.core import bits
 from groundup.core.config import group, option, schema
 from groundup.core.errors import ConfigError
 from groundup.objective.finetune_config import EMBEDDING_GRADIENT
-from groundup.objective.fitting import expect_free, expect_id, expect_sentinels, expect_two_stacks, two_stacks
+from groundup.objective.requirements import expect_free, expect_id, expect_sentinels, expect_two_stacks, two_stacks
 
 if TYPE_CHECKING:
     from groundup.data.counts import Corruption

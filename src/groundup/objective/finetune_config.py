@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from groundup.core.config import option, schema
 from groundup.core.errors import ConfigError
 from groundup.model.task import TASKS, Task
-from groundup.objective.fitting import two_stacks
+from groundup.objective.requirements import two_stacks
 
 if TYPE_CHECKING:
     from groundup.objective.base import Objective, Setting

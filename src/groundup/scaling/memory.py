@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from groundup.model.options import Transformer
 
 
-def numbers_of_a_rank(config: Transformer, grid: Grid, place: Place, *, sharded: bool, folded: bool = False) -> float:
-    """How many learned numbers a rank holds.
+def parameters_per_rank(config: Transformer, grid: Grid, place: Place, *, sharded: bool, folded: bool = False) -> float:
+    """How many parameters a rank holds.
 
     Of the layers each pipeline rank has as many as another; the embedding stands on the first, the head on the last,
     and one that is tied on both. Tensor ranks share matrices (Shoeybi et al. 2020) and what is looked up by a token,

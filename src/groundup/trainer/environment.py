@@ -6,13 +6,14 @@ Of code that is changed and not committed, the changes stand beside it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from groundup.core.files import atomic_write, make_folder
 from groundup.data.opening import storage_of
 from groundup.shard.manifest import Manifest
 from groundup.trainer.console import say
-from groundup.trainer.device import device_of, processor
+from groundup.trainer.device import described, device_of, processor
 
 FILE = "environment.jsonl"
 ROOT = Path(groundup.__file__).parents[2]
@@ -42,13 +43,28 @@ def gather(accelerator: str, plugins: Iterable[str] = ()) -> Environment:
         accelerator: "cpu", "cuda" or "mps".
         plugins: modules that are part of the code.
     """
-    packages = {found.name.lower(): found.version for found in importlib.metadata.distributions() if found.name}
+    packages = {found.name.lower(): found.version for found in distributions() if found.name}
     return {
-        "code": {"digest": code_digest(plugins), "commit": _git("rev-parse", "HEAD") or "none", "changes": _changes()},
+        "code": {
+            "digest": code_digest(plugins),
+            "commit": _git("rev-parse", "HEAD").strip() or "none",
+            "changes": _changes(),
+        },
         "packages": dict(sorted(packages.items())),
         "python": {"version": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"},
         "driver": _driver(accelerator),
         "hardware": _hardware(accelerator),
+    }
+
+
+def summary(accelerator: str) -> dict[str, str]:
+    """What a run was computed with, in the few words of a report."""
+    return {
+        "device": described(accelerator),
+        "threads": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("groundup", "torch", "lightning", "numpy", "hydra-core")},
     }
 
 
@@ -97,7 +113,7 @@ def keep(folder: Path, row: dict[str, Any], rules: Mapping[str, str], tell: Call
         changes = row["environment"]["code"]["changes"]
         if changes != "none":
             make_folder(folder / "changes")
-            atomic_write(folder / "changes" / f"{changes}.diff", _git("diff", "HEAD"))
+            atomic_write(folder / "changes" / f"{changes}.diff", _diff())
         lines = [json.dumps(kept, sort_keys=True, ensure_ascii=False) + "\n" for kept in [*before, row]]
         atomic_write(folder / FILE, "".join(lines))
 
@@ -159,8 +175,14 @@ def _hardware(accelerator: str) -> dict[str, str]:
 
 def _changes() -> str:
     """A name for what is changed in the checkout and not committed."""
-    changes = _git("diff", "HEAD")
+    changes = _diff()
     return hashlib.sha256(changes.encode()).hexdigest()[:16] if changes else "none"
+
+
+@functools.cache
+def _diff() -> str:
+    """What is changed in the checkout and not committed, as it was when this process first asked."""
+    return _git("diff", "HEAD")
 
 
 def _git(*words: str) -> str:
@@ -173,4 +195,4 @@ def _output(command: list[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if "diff" in command else done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout if done.returncode == 0 else ""

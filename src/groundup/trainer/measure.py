@@ -25,11 +25,12 @@ from groundup.evaluation.page import page, shown
 from groundup.generation import Options, sample, stream
 from groundup.objective.base import Objective, Setting
 from groundup.shard.manifest import Manifest
+from groundup.trainer import environment
 from groundup.trainer.console import quiet, say
 from groundup.trainer.device import device_of
+from groundup.trainer.micro_batch import Found
 from groundup.trainer.opening import Opened
-from groundup.trainer.report import environment, finite
-from groundup.trainer.rows import Found
+from groundup.trainer.report import finite
 from groundup.trainer.run import build_trainer
 
 FIGURES = "evaluation.json"
@@ -82,7 +83,7 @@ def measure(opened: Opened, asked: Asked, folder: Path) -> dict[str, Any]:
         "tokens": opened.progress.tokens,
         "parameters": sum(parameter.numel() for parameter in opened.form.parameters()),
         "precision": precision,
-        "environment": environment(accelerator),
+        "environment": environment.summary(accelerator),
         "held_out": {},
         "unit": getattr(opened.objective, "unit", OF_TEXT),
         "results": [],

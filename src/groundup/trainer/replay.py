@@ -22,7 +22,7 @@ from groundup.core.config import from_dict
 from groundup.core.errors import ConfigError, DataError, UserError
 from groundup.trainer import segments as segment_list
 from groundup.trainer.find import find
-from groundup.trainer.mending import ATTEMPTS
+from groundup.trainer.rollback import ATTEMPTS
 
 SIGNALS = groundup.callback.config.SIGNALS
 

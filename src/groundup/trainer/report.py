@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from groundup.callback import curves, samples
 from groundup.callback.history import METRICS, SPEED, Series, read
@@ -27,10 +24,11 @@ from groundup.shard.manifest import Manifest, sets_of
 from groundup.shard.storage import Storage
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.protocol import Tokenizer
+from groundup.trainer import environment
 from groundup.trainer import segments as segment_list
-from groundup.trainer.device import described, device_of
+from groundup.trainer.device import device_of
+from groundup.trainer.micro_batch import Found
 from groundup.trainer.page import page
-from groundup.trainer.rows import Found
 from groundup.trainer.run import Outcome, Recipe
 
 FIGURES = "report.json"
@@ -87,7 +85,7 @@ def measure(folder: Path, recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "data": data,
         "config": {**config, "model": to_dict(recipe.model)},
         "segments": [{"first": s.first.steps, "reason": s.reason, "set": s.set} for s in segments],
-        "environment": {**environment(accelerator), **micro_batch(folder, recipe)},
+        "environment": {**environment.summary(accelerator), **micro_batch(folder, recipe)},
     }
 
 
@@ -201,17 +199,6 @@ def data_rows(manifest: Manifest) -> list[dict[str, Any]]:
         for split, sources in manifest.splits.items()
         for name, holding in sources.items()
     ]
-
-
-def environment(accelerator: str) -> dict[str, str]:
-    """What the run was computed with."""
-    return {
-        "device": described(accelerator),
-        "threads": str(torch.get_num_threads()),
-        "system": f"{platform.system()} {platform.machine()}",
-        "Python": platform.python_version(),
-        **{name: version(name) for name in ("groundup", "torch", "lightning", "numpy", "hydra-core")},
-    }
 
 
 def micro_batch(folder: Path, recipe: Recipe) -> dict[str, str]:

@@ -30,14 +30,14 @@ from groundup.data.view import View, view_of
 from groundup.objective.base import Objective, Setting
 from groundup.shard.manifest import Manifest
 from groundup.tokenizer.load import load as load_tokenizer
-from groundup.trainer import logger_config, mending
+from groundup.trainer import logger_config, rollback
 from groundup.trainer import segments as segment_list
 from groundup.trainer.agreement import Agreement
 from groundup.trainer.console import quiet, say
 from groundup.trainer.device import device_of
 from groundup.trainer.export import export, export_head
 from groundup.trainer.lock import only_one
-from groundup.trainer.rows import Found, Trial
+from groundup.trainer.micro_batch import Found, Trial
 from groundup.trainer.segments import Segment
 
 _AT_THE_END = from_dict("callback", {"kind": "checkpoint", "every": None})
@@ -96,7 +96,7 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
     with only_one(folder):
         found = Found(folder)
         if ranks.rank() == 0:
-            mending.set_aside(folder, segments, decisions.read(folder))
+            rollback.set_aside(folder, segments, decisions.read(folder))
         while (number := segment_list.at(segments, clock)) < len(segments):
             segment = segments[number]
             last = segment.last.steps if recipe.stop_steps is None else min(segment.last.steps, recipe.stop_steps)
@@ -134,16 +134,16 @@ def _go_back(
     (recovery,) = (callback for callback in callbacks_of(trainer) if isinstance(callback, Recovery))
     assert recovery.verdict is not None
     if ranks.rank() == 0:
-        mending.decide(recipe, folder, segments, recovery.verdict, recovery.step, recovery.evidence)
+        rollback.decide(recipe, folder, segments, recovery.verdict, recovery.step, recovery.evidence)
     trainer.strategy.barrier()
     made = decisions.read(folder)
     if not made[-1].goes_back:
-        raise mending.ended(made[-1])
-    segments = mending.follow(recipe, segments, made[-1])
+        raise rollback.ended(made[-1])
+    segments = rollback.follow(recipe, segments, made[-1])
     if ranks.rank() == 0:
-        mending.set_aside(folder, segments, made)
+        rollback.set_aside(folder, segments, made)
         segment_list.write(folder, to_dict(recipe), segments)
-    say(mending.told(made[-1]))
+    say(rollback.told(made[-1]))
     trainer.strategy.barrier()
     return segments, None if made[-1].checkpoint is None else folder / checkpoint.FOLDER / made[-1].checkpoint
 

@@ -32,7 +32,7 @@ from groundup.core.memory import keep_freed_memory
 from groundup.launcher.job import Job
 from groundup.launcher.processes import die_with_parent
 from groundup.shard.manifest import Manifest
-from groundup.trainer import mending
+from groundup.trainer import rollback
 from groundup.trainer import segments as segment_list
 from groundup.trainer.console import say
 from groundup.trainer.lock import only_one
@@ -333,7 +333,7 @@ class Train:
             return
         if ranks.under_torchrun():  # else one whose agent was killed would train on where its place is given away
             die_with_parent()
-        plan = mending.followed(self, self.plan(), decisions.read(folder))
+        plan = rollback.followed(self, self.plan(), decisions.read(folder))
         source = None if self.fresh and not self.resume else self._source(folder, plan)
         from groundup.trainer import environment
         from groundup.trainer.report import write_run_report
@@ -365,7 +365,7 @@ class Train:
             self._check_resume()
             return Path(self.resume)
         if decisions.attempts(decisions.read(folder)):
-            return checkpoint.newest(folder, say, lambda path: mending.lies_on(plan, path))
+            return checkpoint.newest(folder, say, lambda path: rollback.lies_on(plan, path))
         return checkpoint.newest(folder, say)
 
     def _check_resume(self) -> None:

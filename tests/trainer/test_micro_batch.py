@@ -15,9 +15,8 @@ from processes import together
 
 from groundup.core.errors import ConfigError
 from groundup.core.memory import share_of_memory
-from groundup.trainer.rows import FILE
+from groundup.trainer.micro_batch import FILE
 from groundup.trainer.sizes import MARGIN, Search, Tried, fastest, most
-from groundup.verb.prepare import Prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
 from trained_ranks import composed, train
@@ -89,16 +88,6 @@ def test_on_a_processor_nothing_is_tried_that_memory_would_not_hold() -> None:
 
 def test_this_process_has_some_of_the_memory_and_more_where_others_share_what_is_free() -> None:
     assert 0 < share_of_memory(1) < share_of_memory(2) < 1
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python's documentation topics as bytes."""
-    folder = tmp_path_factory.mktemp("data") / "topics"
-    config: Prepare = composed("prepare", "source=[topics]", "tokenizer=bytes", f"path={folder}")
-    config.check()
-    config.run()
-    return folder
 
 
 def case(data: Path, runs: Path, *more: str) -> list[str]:

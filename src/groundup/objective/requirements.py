@@ -19,6 +19,7 @@ def two_stacks(model: Any) -> bool:
 
 
 def expect_two_stacks(kind: str, model: Any) -> None:
+    """An objective of a source and a target needs a network of two stacks."""
     if not two_stacks(model):
         what = "trains a network that reads a source and writes a target"
         raise ConfigError(f"objective={kind}", what, "set model=encoder_decoder")
