@@ -21,10 +21,9 @@ from groundup.shard.manifest import Holding, Manifest, Vocabulary
 from groundup.shard.storage import open_storage
 from groundup.shard.writer import Writer
 from groundup.tokenizer.byte import Bytes
-from groundup.trainer import segments
+from groundup.trainer import environment, segments
 from groundup.trainer.device import processor
 from groundup.trainer.report import (
-    environment,
     measure,
     over_restarts,
     sample_figures,
@@ -173,7 +172,7 @@ def test_without_records_there_are_no_statistics() -> None:
 
 
 def test_the_environment_names_processor_and_versions() -> None:
-    found = environment("cpu")
+    found = environment.summary("cpu")
     assert processor() in found["device"] and found["torch"] and found["groundup"]
 
 
