@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from groundup.core.keyed import derive
 from groundup.model.experts import Routing
 from groundup.model.net import Net
+from groundup.model.noise import seed_noise
 from groundup.model.trunk import Trunk
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Part(Trunk):
                 B, T = tokens_BT.shape
                 arrived = self.link.take(stretch, self.shapes(stretch.layers.start, B, T, routing is not None))
                 if self.training and self.noisy:
-                    torch.manual_seed(derive(torch.initial_seed(), "stretch", stretch.number))
+                    seed_noise(derive(torch.initial_seed(), "stretch", stretch.number), tokens_BT.device)
             x_BTD, uneven_RB2 = self._walk(stretch, tokens_BT, frame, arrived, routing is not None, segments_BT)
             if stretch.last and routing is not None and uneven_RB2 is not None:
                 routing.layers.extend(uneven_RB2.unbind())

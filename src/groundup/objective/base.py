@@ -23,6 +23,7 @@ from groundup.core.progress import Progress
 from groundup.data.step import Batch, Step
 from groundup.model.load import fill
 from groundup.model.net import Net
+from groundup.model.noise import seed_noise
 from groundup.optimizer.group import rescale, role
 from groundup.tokenizer.protocol import Tokenizer
 
@@ -231,7 +232,7 @@ class Objective(lightning.LightningModule):
 
     def output(self, step: Step, number: int, batch: Batch) -> Any:
         """What `forward` makes of a micro-batch of a Step, with the noise that is its own."""
-        torch.manual_seed(derive(self.setting.seed, "noise", step.step, step.micro_numbers[number]))
+        seed_noise(derive(self.setting.seed, "noise", step.step, step.micro_numbers[number]), self.device)
         with self.autocast():
             return self(batch)
 
