@@ -12,7 +12,7 @@ help:
 	@echo "make test              the tests"
 	@echo "make check             style, types, import layers"
 	@echo "make proof PART=...    the longer claims of a package, against the bars in proofs.toml"
-	@echo "make record PART=quality   evidence that takes longer still, resumable, as dated rows in docs/records"
+	@echo "make record PART=...    evidence that takes longer still (quality, spikes), resumable, as dated rows in docs/records"
 	@echo "make bench             speed and quality against peers, one JSON line per figure"
 	@echo "make bench-gpu         tokens/s, MFU and memory on this machine's GPU"
 
@@ -52,9 +52,9 @@ test: $(VENV)/.dev
 proof: $(VENV)/.dev $(if $(filter quality,$(PART)),$(BENCH)/.done)
 	$(BIN)/python tests/proofs/run.py $(PART)
 
-record: $(BENCH)/.done
-	@test -n "$(PART)" || { echo "usage: make record PART=quality"; exit 2; }
-	$(BENCH)/bin/python benchmarks/$(PART).py --resume
+record: $(if $(filter quality,$(PART)),$(BENCH)/.done,$(VENV)/.dev)
+	@test -n "$(PART)" || { echo "usage: make record PART=quality, or PART=spikes"; exit 2; }
+	$(if $(filter quality,$(PART)),$(BENCH),$(VENV))/bin/python benchmarks/$(PART).py --resume
 
 bench: $(BENCH)/.done
 	$(BENCH)/bin/python benchmarks/input.py

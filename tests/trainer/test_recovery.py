@@ -16,11 +16,15 @@ import torch
 
 from groundup.callback import decisions, history
 from groundup.callback.config import SIGNALS
+from groundup.callback.config import Recovery as Options
+from groundup.callback.policy import ROLL_BACK, Signals, Verdict
+from groundup.callback.recovery import Recovery
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
 from groundup.core.config import compose, groups
 from groundup.core.errors import ConfigError, UserError
-from groundup.trainer import replay, segments
+from groundup.core.progress import Progress
+from groundup.trainer import replay, rollback, segments
 from groundup.verb.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +148,51 @@ def test_a_spike_is_gone_back_from_and_the_run_ends_as_well_as_if_it_had_not_bee
         assert min(steps) > back.clock.steps
         assert max(steps) == back.step
     assert held_out(mended) == pytest.approx(held_out(clean), rel=0.03)
+
+
+@pytest.mark.parametrize("every", [7, 50, 250])
+def test_a_checkpoint_that_predates_a_first_sign_by_the_margin_is_always_kept(every: int) -> None:
+    watch = Recovery(Options())
+    kept: list[int] = []
+    for step in range(1, 1001):
+        watch.note(Signals(step, 3.0 + 0.01 * (step % 5), 1.0))
+        if step % every == 0:
+            kept.append(step)
+            held = watch.holds(kept)
+            kept = [one for one in kept if one in held or one in kept[-2:]]
+        if step > 100 + 2 * every:
+            assert step - 101 - every < max(one for one in kept if one <= step - 101)
+    assert len(kept) <= 2 + 100 // every + 1
+
+
+def at_steps(folder: Path, steps: list[int]) -> list[segments.Segment]:
+    """A run folder with checkpoints of these steps, of which nothing but the place on the plan is told."""
+    plan = [segments.Segment(Progress(), Progress(steps=5000, samples=5000, tokens=5000))]
+    for step in steps:
+        clock = Progress(steps=step, samples=step, tokens=step)
+        partial = checkpoint.begin(folder, step)
+        (partial / "state.json").write_text(
+            json.dumps({"progress": vars(clock), "segments": segments.digest(plan, clock)})
+        )
+        checkpoint.commit(folder, step)
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("kept", "before", "first", "step", "taken"),
+    [
+        ([400, 500, 600], 550, 651, 660, 500),  # the newest that is old enough
+        ([600, 650, 700], 550, 651, 710, 600),  # none is: the oldest before the first sign
+        ([650, 700], 550, 641, 710, 650),  # there is none: nothing of a long run is given up for it
+        ([650, 700], 300, 401, 710, None),  # the beginning is no more than twice as far
+    ],
+)
+def test_what_is_gone_back_to(
+    kept: list[int], before: int, first: int, step: int, taken: int | None, tmp_path: Path
+) -> None:
+    plan = at_steps(tmp_path, kept)
+    found = rollback.source(tmp_path, plan, Verdict(ROLL_BACK, before=before, first=first), step)
+    assert (None if found is None else checkpoint.step_of(found)) == taken
 
 
 def test_a_recorded_attempt_is_decided_upon_as_it_was(mended: Path, capsys: pytest.CaptureFixture[str]) -> None:

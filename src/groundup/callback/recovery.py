@@ -78,10 +78,9 @@ class Recovery(Callback):
         """Whether a step may be taken; its gradient is still there."""
         loss = means["loss"].detach().to(norm.device, torch.float32)
         signals = Signals(step.step + 1, *torch.stack((loss, norm.detach().float())).tolist())
-        self._recent.append(signals)
+        verdict = self.note(signals)
         if self._signals is not None:
             self._signals.append(signals.step, {"loss": signals.loss, "gradient_norm": signals.norm})
-        verdict = self.policy.observe(signals)
         if verdict.action == GO:
             return True
         self.step, self.evidence = signals.step, self._explained(trainer, module, step, signals, verdict)
@@ -96,11 +95,18 @@ class Recovery(Callback):
         trainer.limit_val_batches = 0  # else Lightning would validate before it stops
         return False
 
+    def note(self, signals: Signals) -> Verdict:
+        """What the policy says of a step."""
+        self._recent.append(signals)
+        return self.policy.observe(signals)
+
     def holds(self, steps: Sequence[int]) -> set[int]:
-        """The newest checkpoint that would be gone back to if a spike showed now."""
+        """The newest checkpoint that would be gone back to if a spike showed now, and all that will be in its turn."""
         safe = self.policy.safe(self._recent[-1].step) if self._recent else None
-        before = [step for step in steps if safe is not None and step <= safe]
-        return {max(before)} if before else set()
+        if safe is None:
+            return set()
+        newest = max((step for step in steps if step <= safe), default=0)
+        return {step for step in steps if step >= newest}
 
     def state(self) -> dict[str, Tensor]:
         """What the policy remembers."""

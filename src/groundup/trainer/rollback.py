@@ -98,12 +98,12 @@ def decide(
     attempt = decisions.attempts(decisions.read(folder)) + 1
     made = Decision(attempt, step, verdict.action, verdict.why, evidence)
     if verdict.action == ROLL_BACK:
-        source = _source(folder, segments, verdict)
-        clock = Progress() if source is None else Progress(**read_json(source / "state.json")["progress"])
+        chosen = source(folder, segments, verdict, step)
+        clock = Progress() if chosen is None else Progress(**read_json(chosen / "state.json")["progress"])
         made = replace(
             made,
             clock=clock,
-            checkpoint=None if source is None else source.name,
+            checkpoint=None if chosen is None else chosen.name,
             skip=_skipped(config, segments, max(verdict.before, clock.steps), verdict.skip_until),
             rate=verdict.rate,
             embedding=verdict.embedding,
@@ -111,12 +111,17 @@ def decide(
     decisions.record(folder, made)
 
 
-def _source(folder: Path, segments: Sequence[Segment], verdict: Verdict) -> Path | None:
-    """The newest good checkpoint as far back as wanted; else the oldest before the first sign; else the beginning."""
+def source(folder: Path, segments: Sequence[Segment], verdict: Verdict, step: int) -> Path | None:
+    """The newest good checkpoint as far back as wanted; else the oldest before the first sign; else the beginning.
+
+    The beginning is taken only where it is no more than twice as far back as wanted. Else what is left is the oldest
+    checkpoint, which may be spoilt: if it is, the next measure follows, and nothing of a long run is lost to it.
+    """
     mine = [path for path in checkpoint.listed(folder) if lies_on(segments, path)]
     before = [path for path in mine if checkpoint.step_of(path) <= verdict.before]
     after = [path for path in mine if verdict.before < checkpoint.step_of(path) < verdict.first]
-    for path in [*reversed(before), *after]:
+    late = [path for path in mine if checkpoint.step_of(path) >= verdict.first] if 2 * verdict.before > step else []
+    for path in [*reversed(before), *after, *late]:
         try:
             checkpoint.verify(path)
         except CheckpointError as error:
