@@ -125,8 +125,8 @@ def test_a_checkpoint_before_the_first_sign_is_wanted_as_long_as_the_sign_stands
     for row in rows[:709]:
         policy.observe(row)
         safe.append(policy.safe(row.step))
-    assert safe[699] == 599
-    assert all(590 < step <= 600 for step in safe[700:])
+    assert safe[699] == 499
+    assert all(490 < step <= 500 for step in safe[700:])
 
 
 @pytest.mark.parametrize("name", POLICIES)

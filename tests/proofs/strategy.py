@@ -20,8 +20,8 @@ SEEDS = (11, 12)
 """Rates were chosen on other seeds."""
 
 STEPS, BATCH = 4000, 512
-"""Many small steps: a gradient's noise then limits the rate, as it does in runs that are worth sharing out, and 4 missed
-updates or 20 steps alone are a small part of what is learned in one stretch."""
+"""Many small steps: a gradient's noise limits the rate, as in runs that are worth sharing out, and 4 missed updates or
+20 steps alone are a small part of what is learned."""
 SMALL = [
     "model.layers=2",
     "model.width=64",
@@ -41,7 +41,7 @@ SMALL = [
     "callback=[checkpoint]",
     "callback.checkpoint.every=null",
 ]
-SYNCHRONOUS = ["strategy=single", "data.micro_batch=8", "optimizer.rate=4e-3"]
+SYNCHRONOUS = ["strategy=single", "data.micro_batch=8", "optimizer.rate=6e-3"]
 DILOCO = ["strategy=local_sgd", "strategy.every=20", "strategy.outer_momentum=0.7", "optimizer.rate=4e-3"]
 UNEVEN = ["plugins=[uneven]", "strategy=uneven", "trainer.log_every=1", "data.micro_batch=8", "optimizer.rate=4e-3"]
 

@@ -160,9 +160,10 @@ def test_a_checkpoint_that_predates_a_first_sign_by_the_margin_is_always_kept(ev
             kept.append(step)
             held = watch.holds(kept)
             kept = [one for one in kept if one in held or one in kept[-2:]]
-        if step > 100 + 2 * every:
-            assert step - 101 - every < max(one for one in kept if one <= step - 101)
-    assert len(kept) <= 2 + 100 // every + 1
+        for margin in (100, 200):
+            if step > margin + 2 * every:
+                assert step - 1 - margin - every < max(one for one in kept if one <= step - 1 - margin)
+    assert len(kept) <= 2 + 200 // every + 1
 
 
 def at_steps(folder: Path, steps: list[int]) -> list[segments.Segment]:

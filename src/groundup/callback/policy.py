@@ -78,7 +78,7 @@ class Policy(Protocol):
         """What to do about the step at hand; steps come in their order, each once."""
 
     def safe(self, step: int) -> int | None:
-        """The newest clock reading, in steps, it would go back to if a spike showed at `step`; None: it never does."""
+        """The clock reading, in steps, as far back as it may need to go for trouble at `step`; None: nowhere."""
 
     def state(self) -> State:
         """All it remembers, as lists of the same lengths at any time."""
@@ -94,10 +94,10 @@ class Escalate:
     gradient's norm stands out too, or where the norm alone does by as much. So that it may heal as most spikes do, no
     more than `skips` in a row are, but for those that are not finite. Where the loss stays there for `patience` steps,
     the run goes back to `margin` steps before the first sign and passes over `skip_steps` steps' samples (Chowdhery
-    et al. 2022, PaLM, section 5.1). If that has been done near there before, the next measure of `escalation` is taken
-    with it: the rate is lowered (Zhang et al. 2022, OPT, section 2.5), the embeddings' gradient shrunk (Zeng et al.
-    2022, GLM-130B, section 3.1). A smoothed loss that stays above its best for long is no batch's doing: there
-    nothing is skipped, and the first measure is taken at once.
+    et al. 2022, PaLM, section 5.1). If that has been done near there before, it goes back twice as far as then, and the
+    next measure of `escalation` is taken with it: the rate is lowered (Zhang et al. 2022, OPT, section 2.5), the
+    embeddings' gradient shrunk (Zeng et al. 2022, GLM-130B, section 3.1). A smoothed loss that stays above its best for
+    long is no batch's doing: there nothing is skipped, and the first measure is taken at once.
 
     Losses are compared by how far they lie above their own trend, norms by their logarithms. What is not usual does
     not shift what is; a planned change begins it anew.
@@ -154,7 +154,15 @@ class Escalate:
         first = step if math.isnan(self.since) else int(self.since)
         if self.above:
             first = min(first, int(self.best_step))
-        return max(0, first - 1 - self.options.margin)
+        return self._before(first, len(self._near(step)) + 1)
+
+    def _near(self, step: int) -> list[int]:
+        """Where it went back before, near a step."""
+        return [earlier for earlier in self.tried if abs(earlier - step) <= self.options.near]
+
+    def _before(self, first: int, times: int) -> int:
+        """The clock reading to go back to: twice as far before the first sign for each time that this did not help."""
+        return max(0, first - 1 - self.options.margin * 2**times)
 
     def _not_finite(self, signals: Signals) -> Verdict:
         self.broken += 1
@@ -211,14 +219,14 @@ class Escalate:
     def _back(self, step: int, since: int, why: str, evidence: dict[str, float], slow: bool = False) -> Verdict:
         """Go back, with as much beside it as was not enough before; or stop."""
         options = self.options
-        near = [earlier for earlier in self.tried if abs(earlier - step) <= options.near]
+        near = self._near(step)
         level = len(near) + slow
         evidence = {**evidence, "first_sign": float(since), "earlier_near": float(len(near))}
         if level > len(options.escalation) or len(self.tried) >= options.most:
             done = ["skipping samples", *(_WORDS[name] for name in options.escalation[: max(0, level - 1)])]
             many = f"after {len(self.tried)} roll-backs, {len(near)} of them near here"
             return Verdict(STOP, f"{why}, {many} ({', '.join(done)})", evidence=evidence)
-        before = max(0, since - 1 - options.margin)
+        before = self._before(since, len(near))
         measure = options.escalation[level - 1] if level else None
         until = None if slow else max(before + options.skip_steps, step)
         return Verdict(
