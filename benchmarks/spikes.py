@@ -38,7 +38,7 @@ import groundup.verb.prepare  # noqa: F401  # registers the groups
 from groundup.callback import decisions
 from groundup.callback.policy import GO
 from groundup.callback.published import policy_of
-from groundup.core.config import compose, from_dict
+from groundup.core.config import compose, from_dict, to_dict
 from groundup.core.errors import UserError
 from groundup.trainer import replay, segments
 from groundup.verb.train import Train
@@ -208,10 +208,10 @@ def report(rows: list[dict[str, Any]], spread: float) -> None:
 
 
 def fingerprint() -> str:
-    """Sixteen hexadecimal digits that stand for who decides, and for what is done to a run."""
-    digest = hashlib.sha256()
+    """Sixteen hexadecimal digits that stand for who decides, by what numbers, and for what is done to a run."""
+    digest = hashlib.sha256(json.dumps(to_dict(from_dict("callback", {"kind": "recovery"}))).encode())
     package = peers.ROOT / "src" / "groundup"
-    who = [package / "callback" / f"{name}.py" for name in ("policy", "published", "baseline", "recovery", "config")]
+    who = [package / "callback" / f"{name}.py" for name in ("policy", "published", "baseline")]
     for path in [*who, Path(__file__), Path(__file__).with_name("troubles.py")]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
