@@ -162,7 +162,7 @@ class Escalate:
 
     def _before(self, first: int, times: int) -> int:
         """The clock reading to go back to: twice as far before the first sign for each time that this did not help."""
-        return max(0, first - 1 - self.options.margin * 2**times)
+        return max(0, first - 1 - (self.options.margin << times))
 
     def _not_finite(self, signals: Signals) -> Verdict:
         self.broken += 1
