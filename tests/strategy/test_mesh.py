@@ -34,7 +34,7 @@ MODELS = {
     "model.init=gpt2 optimizer=adamw",
     "llama": "model.kv_heads=2 model.activation=swiglu model.init=gaussian optimizer=muon optimizer.cautious=true "
     "optimizer.weight_decay=0.5 optimizer.l1=0.01",
-    "experts": "model.activation=swiglu model.experts=3 model.init=gaussian objective.balance=0.1 "
+    "experts": "model.activation=swiglu model.experts=4 model.init=gaussian objective.balance=0.1 "
     "objective.router_z=0.01 optimizer=lion",
     "t5": "objective=span model=encoder_decoder model.encoder_layers=1 model.positions=t5 model.init=gaussian "
     "model.tied=true optimizer=muon",
@@ -46,8 +46,10 @@ GRIDS = {
     "llama from one to 2 x 1 x 2": ("llama", "strategy.pipeline=2 strategy.tensor=2 strategy.recompute=full"),
     "llama in parts over 1 x 2 x 2": ("llama", "strategy.tensor=2 strategy.shard=true"),
     "t5 over 1 x 2 x 2": ("t5", "strategy.tensor=2 strategy.recompute=selective"),
+    "experts from copies on 2 x 2 to parts": ("experts", "strategy.experts=2 strategy.shard=true"),
+    "experts from stages on 2 x 2 to one": ("experts", "strategy.experts=2 strategy.pipeline=2 stop_steps=2"),
 }
-"""Runs over pipeline x data x tensor ranks: of which model, and how."""
+"""Runs over pipeline x data x tensor ranks, and of experts over data ranks: of which model, and how."""
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,8 @@ def two(data, one, tmp_path_factory):
         case(data, "t5", "t5", "strategy=fsdp stop_steps=2"),
         case(data, "gpt2-context", "gpt2", "strategy=fsdp strategy.context=2"),
         case(data, "experts-context", "experts", "strategy=context data.micro_batch=4"),
+        case(data, "experts-apart", "experts", "strategy=mesh strategy.experts=2 data.micro_batch=4"),
+        case(data, "experts-parts", "experts", "strategy=fsdp strategy.experts=2 strategy.recompute=full"),
     ]
     return launched(runs, 2, cases)
 
@@ -120,9 +124,11 @@ def four(data, one, two, tmp_path_factory):
         case(data, "t5", "t5", "strategy=fsdp"),
     ]
     shutil.copytree(one / "half", runs / "llama from one to 2 x 1 x 2")
+    copies = "strategy=mesh strategy.experts=2 strategy.recompute=selective data.micro_batch=1 stop_steps=2"
+    cases += [case(data, "experts from copies on 2 x 2 to parts", "experts", copies, writes="")]
     cases += [case(data, name, model, "strategy=mesh", how, writes="") for name, (model, how) in GRIDS.items()]
     launched(runs, 4, cases)
-    ended = (("llama", WRITES), ("gpt2 from 2 x 1 x 2 to one", ""))
+    ended = [("llama", WRITES), *((name, "") for name in GRIDS if name.endswith("to one"))]
     train(runs, [case(data, name, name.split()[0], "strategy=single", writes=how) for name, how in ended])
     return runs
 
@@ -167,6 +173,11 @@ def test_two_ranks_that_share_positions_train_what_one_process_does_and_count_he
     assert_same_run(two / f"{model}-context", one / model)
 
 
+@pytest.mark.parametrize("how", ["apart", "parts"])
+def test_two_ranks_that_share_experts_out_train_what_one_process_does(two, one, how):
+    assert_same_run(two / f"experts-{how}", one / "experts")
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_four_ranks_train_what_one_process_does(four, one, model):
     """llama ends in one process, t5 began on two ranks; gpt2 and experts have two copies."""
@@ -184,9 +195,9 @@ def test_a_sharded_run_stopped_and_resumed_is_bitwise_the_run_that_was_not(two):
 
 
 def test_weights_begin_bitwise_alike_in_every_layout(one, two, four):
-    for runs, models in ((two, ("gpt2", "t5")), (four, ("gpt2", "llama", "experts"))):
+    for runs, models in ((two, ("gpt2", "t5", "experts-apart", "experts-parts")), (four, ("gpt2", "llama", "experts"))):
         for model in models:
-            wanted = torch.load(one / f"{model}.begun.pt", weights_only=True)
+            wanted = torch.load(one / f"{model.partition('-')[0]}.begun.pt", weights_only=True)
             found = torch.load(runs / f"{model}.begun.pt", weights_only=True)
             assert found.keys() == wanted.keys()
             assert all(torch.equal(found[name], value) for name, value in wanted.items()), model
