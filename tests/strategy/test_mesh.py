@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ MODELS = {
 }
 
 GRIDS = {
+    "gpt2 over 2 x 2 x 1": ("gpt2", "strategy.pipeline=2"),
     "gpt2 over 2 x 1 x 2": ("gpt2", "strategy.pipeline=2 strategy.tensor=2"),
     "gpt2 from 2 x 1 x 2 to one": ("gpt2", "strategy.pipeline=2 strategy.tensor=2 stop_steps=2"),
     "llama from one to 2 x 1 x 2": ("llama", "strategy.pipeline=2 strategy.tensor=2 strategy.recompute=full"),
@@ -186,7 +188,10 @@ def test_four_ranks_train_what_one_process_does(four, one, model):
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_ranks_that_share_layers_and_stages_train_what_one_process_does(four, one, name):
-    """Of checkpoints of other layouts, one is gone on from there, and one of theirs in one process."""
+    """In one process, after others in which the same ranks met for something else, with all of them or some.
+
+    Of checkpoints of other layouts, some are gone on from there, and some of theirs in one process.
+    """
     assert_same_run(four / name, one / GRIDS[name][0])
 
 
@@ -270,6 +275,36 @@ def test_what_does_not_fit_on_a_grid_is_told_in_one_line(options, message):
 def test_ranks_beyond_pipeline_and_tensor_read_other_samples():
     options = from_dict("strategy", {"kind": "mesh", "pipeline": 2, "tensor": 2})
     assert [options.share(8, rank) for rank in range(8)] == [(0, 2), (0, 2), (1, 2), (1, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("world", "how", "experts", "message"),
+    [
+        (2, {}, None, r"experts=2: needs a network with experts; set model.experts, or strategy.experts=1"),
+        (2, {}, 3, r"experts=2: does not divide model.experts=3; choose from 1, 3"),
+        (3, {}, 4, r"experts=2: does not divide the 3 processes that see different tokens; choose from 1$"),
+        (4, {"shard": True, "replicas": 4}, 4, r"experts=2: does not divide the 1 processes that see different tokens"),
+        (4, {"tensor": 2}, 4, r"experts=2: has no plan for strategy.tensor=2, which cuts each expert; set one of them"),
+        (4, {"pipeline": 2, "schedule": "zero_bubble"}, 4, r"experts=2: has no plan for strategy.schedule=zero_bubble"),
+    ],
+)
+def test_experts_that_cannot_be_shared_out_are_told_in_one_line(world, how, experts, message):
+    network = from_dict("model", {"kind": "decoder", "layers": 2, "heads": 2, "experts": experts})
+    data = SimpleNamespace(kind="shards", context=32, samples=8, rows=2)
+    with pytest.raises(ConfigError, match=message) as caught:
+        from_dict("strategy", {"kind": "mesh", "experts": 2, **how}).check(world, network, data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("how", "cuts"), [("apart", 1), ("parts", 2)])
+def test_a_rank_holds_its_experts_and_a_copy_or_its_part_of_all_else(one, two, how, cuts):
+    begun = torch.load(one / "experts.begun.pt", weights_only=True)
+    banks = sum(value.numel() for value in begun.values() if value.dim() == 3)
+    rest = sum(value.numel() for value in begun.values()) - banks
+    for rank in range(2):
+        held = json.loads((two / f"experts-{how}.bytes-{rank}.json").read_text())
+        wanted = pytest.approx(8 * (rest / cuts + banks / 2), rel=0.05)
+        assert [held["parameters"], held["gradients"], held["optimizer"]] == [wanted] * 3  # Lion has one moment
 
 
 def test_adafactor_is_refused_where_matrices_are_cut():

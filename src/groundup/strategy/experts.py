@@ -42,7 +42,7 @@ class Exchange(torch.autograd.Function):
         return _exchanged(x_RD, sent, received, group)
 
     @staticmethod
-    def backward(ctx: Any, gradient_RD: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_RD: Tensor) -> tuple[Tensor, None, None, None]:
         """The gradient of what was sent."""
         return _exchanged(gradient_RD, ctx.received, ctx.sent, ctx.group), None, None, None
 
@@ -76,7 +76,8 @@ class Experts(Part, experts.Experts):
         return self._travelled(back_RD, received, sent, group)
 
     def _travelled(self, x_RD: Tensor, sent: list[int], received: list[int], group: distributed.ProcessGroup) -> Tensor:
-        came: Tensor = Exchange.apply(x_RD.to(self.travel or x_RD.dtype), sent, received, group)
+        exchange: Any = Exchange.apply
+        came: Tensor = exchange(x_RD.to(self.travel or x_RD.dtype), sent, received, group)
         return came.to(x_RD.dtype)
 
 

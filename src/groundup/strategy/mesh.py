@@ -162,7 +162,8 @@ class Mesh(Stepping, DDPStrategy):
         """Shard a net and give it the memory of its parts.
 
         The net itself, with embeddings, norms and head, is one parcel and each block another, so that little more than
-        a block is ever whole at once.
+        a block is ever whole at once. Experts that are shared out, and their routers, are parcels of their own, as they
+        are cut over other ranks than the rest.
         """
         if not self.sharded:
             super().settle(net)
@@ -170,11 +171,11 @@ class Mesh(Stepping, DDPStrategy):
         if not any(parameter.is_meta for parameter in net.parameters()):
             net.to(self.root_device)
         dtype = next(net.parameters()).dtype
+        for layer in [module for module in net.modules() if isinstance(module, experts.Experts)]:
+            assert self.bank is not None
+            self._cut(layer.router, self.mesh, "shard", dtype)
+            self._cut(layer, self.bank, "alike", dtype)
         for part in (*blocks_of(net), net):
-            for layer in part.modules() if self.bank is not None else ():
-                if isinstance(layer, experts.Experts):
-                    self._cut(layer.router, self.mesh, "shard", dtype)
-                    self._cut(layer, self.bank, "alike", dtype)
             # what the net gathers, its backward pass needs at once
             self._cut(part, self.mesh, "shard", dtype, kept=part is net)
         if any(parameter.is_meta for parameter in net.parameters()):
@@ -185,7 +186,7 @@ class Mesh(Stepping, DDPStrategy):
         ask_gathered(net)
 
     def _cut(self, part: nn.Module, mesh: DeviceMesh, along: str, dtype: torch.dtype, kept: bool = False) -> None:
-        """Cut what is not yet of a part of a net.
+        """Cut a part of a net, but for what is cut in it already.
 
         Args:
             part: gathered as a parcel of its own.
@@ -194,8 +195,6 @@ class Mesh(Stepping, DDPStrategy):
             dtype: of the weights as they are kept.
             kept: what is gathered stays for the backward pass.
         """
-        if isinstance(part, FSDPModule):
-            return
         ways = mesh[along].size()
         fully_shard(
             part,
