@@ -65,6 +65,7 @@ OWN = {
 
 DECODERS = ("gpt2", "neox", "llama", "nano")
 SHARED = (*DECODERS, "mixtral")
+SPARSE = ("mixtral",)
 ALL = tuple(NETWORKS)
 
 
@@ -121,6 +122,12 @@ def spread() -> list[Layout]:
     made.append(Layout("context 2 x data 2", 4, ("strategy=context", "strategy.ranks=2"), SHARED))
     made.append(Layout("fsdp 4, context 2 x data 2", 4, ("strategy=fsdp", "strategy.context=2"), SHARED))
     made.append(Layout("pipeline 2 x data 2", 4, ("strategy=pipeline", "strategy.ranks=2"), DECODERS))
+    apart = "strategy.experts=2"
+    made.append(Layout("experts 2", 2, ("strategy=mesh", apart), SPARSE))
+    made.append(Layout("fsdp 2, experts 2", 2, ("strategy=fsdp", apart), SPARSE))
+    made.append(Layout("data 2 x experts 2", 4, ("strategy=mesh", apart), SPARSE))
+    made.append(Layout("fsdp 4, data 2 x experts 2", 4, ("strategy=fsdp", apart), SPARSE))
+    made.append(Layout("pipeline 2 x experts 2", 4, ("strategy=mesh", "strategy.pipeline=2", apart), SPARSE))
     for sizes in ("1x2x2", "1x2x2 sharded", "2x1x2", "2x2x1", "2x2x2"):
         pipeline, data, tensor = map(int, sizes[:5].split("x"))
         way = ("strategy=mesh", f"strategy.pipeline={pipeline}", f"strategy.tensor={tensor}")

@@ -61,3 +61,11 @@ def test_along_all_ways_at_once_each_holds_a_part_of_a_part():
     assert parts[: grid.world // 2] == [parts[0]] * 4
     assert parts[0] == pytest.approx(whole[0] / 2, rel=0.01)
     assert parts[-1] == pytest.approx(whole[1] / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_that_share_experts_out_hold_copies_of_all_else(ranks):
+    net = from_dict("model", NETS["experts"])
+    total, banks = net.parameters()["total"], 4 * 4 * 3 * net.width * net.feedforward
+    assert held(net, Grid(data=4, experts=ranks)) == [total - banks + banks / ranks] * 4
+    assert held(net, Grid(data=4, experts=ranks), sharded=True) == pytest.approx([total / 4] * 4)

@@ -21,8 +21,9 @@ from groundup.core.config import compose, option, schema
 from groundup.core.layout import Grid
 from groundup.model.config import Decoder
 from groundup.model.parts import held, is_split, own
-from groundup.strategy.mesh import mesh_of, sum_gradients
+from groundup.strategy.mesh import sum_gradients
 from groundup.strategy.mesh_config import FSDP
+from groundup.strategy.meshes import mesh_of
 from groundup.verb.train import Train
 
 ROOT = Path(__file__).resolve().parents[2]

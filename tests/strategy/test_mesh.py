@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,20 +35,23 @@ MODELS = {
     "model.init=gpt2 optimizer=adamw",
     "llama": "model.kv_heads=2 model.activation=swiglu model.init=gaussian optimizer=muon optimizer.cautious=true "
     "optimizer.weight_decay=0.5 optimizer.l1=0.01",
-    "experts": "model.activation=swiglu model.experts=3 model.init=gaussian objective.balance=0.1 "
+    "experts": "model.activation=swiglu model.experts=4 model.init=gaussian objective.balance=0.1 "
     "objective.router_z=0.01 optimizer=lion",
     "t5": "objective=span model=encoder_decoder model.encoder_layers=1 model.positions=t5 model.init=gaussian "
     "model.tied=true optimizer=muon",
 }
 
 GRIDS = {
+    "gpt2 over 2 x 2 x 1": ("gpt2", "strategy.pipeline=2"),
     "gpt2 over 2 x 1 x 2": ("gpt2", "strategy.pipeline=2 strategy.tensor=2"),
     "gpt2 from 2 x 1 x 2 to one": ("gpt2", "strategy.pipeline=2 strategy.tensor=2 stop_steps=2"),
     "llama from one to 2 x 1 x 2": ("llama", "strategy.pipeline=2 strategy.tensor=2 strategy.recompute=full"),
     "llama in parts over 1 x 2 x 2": ("llama", "strategy.tensor=2 strategy.shard=true"),
     "t5 over 1 x 2 x 2": ("t5", "strategy.tensor=2 strategy.recompute=selective"),
+    "experts from copies on 2 x 2 to parts": ("experts", "strategy.experts=2 strategy.shard=true"),
+    "experts from stages on 2 x 2 to one": ("experts", "strategy.experts=2 strategy.pipeline=2 stop_steps=2"),
 }
-"""Runs over pipeline x data x tensor ranks: of which model, and how."""
+"""Runs over pipeline x data x tensor ranks, and of experts over data ranks: of which model, and how."""
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,8 @@ def two(data, one, tmp_path_factory):
         case(data, "t5", "t5", "strategy=fsdp stop_steps=2"),
         case(data, "gpt2-context", "gpt2", "strategy=fsdp strategy.context=2"),
         case(data, "experts-context", "experts", "strategy=context data.micro_batch=4"),
+        case(data, "experts-apart", "experts", "strategy=mesh strategy.experts=2 data.micro_batch=4"),
+        case(data, "experts-parts", "experts", "strategy=fsdp strategy.experts=2 strategy.recompute=full"),
     ]
     return launched(runs, 2, cases)
 
@@ -120,9 +126,11 @@ def four(data, one, two, tmp_path_factory):
         case(data, "t5", "t5", "strategy=fsdp"),
     ]
     shutil.copytree(one / "half", runs / "llama from one to 2 x 1 x 2")
+    copies = "strategy=mesh strategy.experts=2 strategy.recompute=selective data.micro_batch=1 stop_steps=2"
+    cases += [case(data, "experts from copies on 2 x 2 to parts", "experts", copies, writes="")]
     cases += [case(data, name, model, "strategy=mesh", how, writes="") for name, (model, how) in GRIDS.items()]
     launched(runs, 4, cases)
-    ended = (("llama", WRITES), ("gpt2 from 2 x 1 x 2 to one", ""))
+    ended = [("llama", WRITES), *((name, "") for name in GRIDS if name.endswith("to one"))]
     train(runs, [case(data, name, name.split()[0], "strategy=single", writes=how) for name, how in ended])
     return runs
 
@@ -167,6 +175,11 @@ def test_two_ranks_that_share_positions_train_what_one_process_does_and_count_he
     assert_same_run(two / f"{model}-context", one / model)
 
 
+@pytest.mark.parametrize("how", ["apart", "parts"])
+def test_two_ranks_that_share_experts_out_train_what_one_process_does(two, one, how):
+    assert_same_run(two / f"experts-{how}", one / "experts")
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_four_ranks_train_what_one_process_does(four, one, model):
     """llama ends in one process, t5 began on two ranks; gpt2 and experts have two copies."""
@@ -175,7 +188,10 @@ def test_four_ranks_train_what_one_process_does(four, one, model):
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_ranks_that_share_layers_and_stages_train_what_one_process_does(four, one, name):
-    """Of checkpoints of other layouts, one is gone on from there, and one of theirs in one process."""
+    """In one process, after others in which the same ranks met for something else, with all of them or some.
+
+    Of checkpoints of other layouts, some are gone on from there, and some of theirs in one process.
+    """
     assert_same_run(four / name, one / GRIDS[name][0])
 
 
@@ -184,9 +200,9 @@ def test_a_sharded_run_stopped_and_resumed_is_bitwise_the_run_that_was_not(two):
 
 
 def test_weights_begin_bitwise_alike_in_every_layout(one, two, four):
-    for runs, models in ((two, ("gpt2", "t5")), (four, ("gpt2", "llama", "experts"))):
+    for runs, models in ((two, ("gpt2", "t5", "experts-apart", "experts-parts")), (four, ("gpt2", "llama", "experts"))):
         for model in models:
-            wanted = torch.load(one / f"{model}.begun.pt", weights_only=True)
+            wanted = torch.load(one / f"{model.partition('-')[0]}.begun.pt", weights_only=True)
             found = torch.load(runs / f"{model}.begun.pt", weights_only=True)
             assert found.keys() == wanted.keys()
             assert all(torch.equal(found[name], value) for name, value in wanted.items()), model
@@ -259,6 +275,36 @@ def test_what_does_not_fit_on_a_grid_is_told_in_one_line(options, message):
 def test_ranks_beyond_pipeline_and_tensor_read_other_samples():
     options = from_dict("strategy", {"kind": "mesh", "pipeline": 2, "tensor": 2})
     assert [options.share(8, rank) for rank in range(8)] == [(0, 2), (0, 2), (1, 2), (1, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("world", "how", "experts", "message"),
+    [
+        (2, {}, None, r"experts=2: needs a network with experts; set model.experts, or strategy.experts=1"),
+        (2, {}, 3, r"experts=2: does not divide model.experts=3; choose from 1, 3"),
+        (3, {}, 4, r"experts=2: does not divide the 3 processes that see different tokens; choose from 1$"),
+        (4, {"shard": True, "replicas": 4}, 4, r"experts=2: does not divide the 1 processes that see different tokens"),
+        (4, {"tensor": 2}, 4, r"experts=2: has no plan for strategy.tensor=2, which cuts each expert; set one of them"),
+        (4, {"pipeline": 2, "schedule": "zero_bubble"}, 4, r"experts=2: has no plan for strategy.schedule=zero_bubble"),
+    ],
+)
+def test_experts_that_cannot_be_shared_out_are_told_in_one_line(world, how, experts, message):
+    network = from_dict("model", {"kind": "decoder", "layers": 2, "heads": 2, "experts": experts})
+    data = SimpleNamespace(kind="shards", context=32, samples=8, rows=2)
+    with pytest.raises(ConfigError, match=message) as caught:
+        from_dict("strategy", {"kind": "mesh", "experts": 2, **how}).check(world, network, data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("how", "cuts"), [("apart", 1), ("parts", 2)])
+def test_a_rank_holds_its_experts_and_a_copy_or_its_part_of_all_else(one, two, how, cuts):
+    begun = torch.load(one / "experts.begun.pt", weights_only=True)
+    banks = sum(value.numel() for value in begun.values() if value.dim() == 3)
+    rest = sum(value.numel() for value in begun.values()) - banks
+    for rank in range(2):
+        held = json.loads((two / f"experts-{how}.bytes-{rank}.json").read_text())
+        wanted = pytest.approx(8 * (rest / cuts + banks / 2), rel=0.05)
+        assert [held["parameters"], held["gradients"], held["optimizer"]] == [wanted] * 3  # Lion has one moment
 
 
 def test_adafactor_is_refused_where_matrices_are_cut():

@@ -24,12 +24,16 @@ class Grid:
 
     Tensor ranks are neighbours, which talk most and should share a machine; pipeline ranks are farthest apart
     (Narayanan et al. 2021, PTD-P, section 3). Only ranks along `data` read different samples.
+
+    Attributes:
+        experts: of the ranks that see different tokens, so many neighbours share out the experts of each layer.
     """
 
     pipeline: int = 1
     data: int = 1
     context: int = 1
     tensor: int = 1
+    experts: int = 1
 
     @property
     def world(self) -> int:

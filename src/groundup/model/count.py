@@ -113,6 +113,12 @@ def between(config: Transformer) -> Counts:
     return _sum(_stack(encoder), _stack(config), _crossing(cast("EncoderDecoder", config)))
 
 
+def experts(config: Transformer) -> int:
+    """How many of the numbers in matrices are those of all experts, without their routers'."""
+    stacks = [stack for stack in (config, getattr(config, "encoder", None)) if stack is not None]
+    return sum(len(stack.expert_layers) * stack.expert_count * _feedforward(stack) for stack in stacks)
+
+
 def ends(config: Transformer) -> Counts:
     """What stands before and behind the stacks: the embedding of tokens and the head."""
     vocabulary, _ = config.closed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,12 +76,23 @@ class Experts(nn.Module):
     def _read(self, x_ND: Tensor, index_NK: Tensor, share_NK: Tensor) -> Tensor:
         order = index_NK.flatten().argsort(stable=True)
         counts = index_NK.flatten().bincount(minlength=self.count).tolist()
+        rows = order // self.chosen
+        read_RD = self.read(x_ND[rows], counts) * share_NK.flatten()[order, None]
         mixed_ND = torch.zeros_like(x_ND)
-        for expert, places in enumerate(torch.split(order, counts)):
-            rows = places // self.chosen
-            read = self._expert(x_ND[rows], expert) * share_NK.flatten()[places, None]
-            mixed_ND = mixed_ND.index_add(0, rows, read.to(mixed_ND.dtype))
+        # expert by expert, each of which reads a position once: a sum that is the same every time on every device
+        for places, read in zip(torch.split(rows, counts), torch.split(read_RD, counts), strict=True):
+            mixed_ND = mixed_ND.index_add(0, places, read.to(mixed_ND.dtype))
         return mixed_ND
+
+    def read(self, x_RD: Tensor, counts: Sequence[int]) -> Tensor:
+        """What experts make of positions that are sorted by the expert that is to read them, (R, D) to (R, D).
+
+        Args:
+            x_RD: positions, each as often as there are experts for it.
+            counts: how many of them are for each of the experts that are here.
+        """
+        parts = torch.split(x_RD, list(counts))
+        return torch.cat([self._expert(part, number) for number, part in enumerate(parts)])
 
     def _expert(self, x_ND: Tensor, number: int) -> Tensor:
         up_NF = functional.linear(x_ND, self.up.weight[number])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 group("strategy", "how the model and the work are spread over devices")
 
+TRAVEL = "numbers in which gradients travel and are summed: those of the weights, or bf16"
+
 
 @dataclasses.dataclass(kw_only=True)
 class Layout:
@@ -156,6 +158,7 @@ class DDP(Layout):
     bucket_megabytes: float = option(
         25.0, "gradients travel in parcels of this size while backward goes on", above=0, identity=False
     )
+    travel: str = option("weights", TRAVEL, choices=("weights", "bf16"), identity=False)
 
     def build(self, accelerator: str, devices: int) -> Strategy:
         """The strategy of this process among those torchrun started; one alone needs no torchrun.
@@ -167,12 +170,16 @@ class DDP(Layout):
         Raises:
             ConfigError: not launched by torchrun, too few devices, or an accelerator without collectives.
         """
+        here = devices_here("ddp", accelerator, devices)
+        import torch
+
         from groundup.strategy import ddp
 
         made = ddp.DDP(
-            devices_here("ddp", accelerator, devices),
+            here,
             timeout_minutes=self.timeout_minutes,
             bucket_megabytes=self.bucket_megabytes,
+            travel=torch.bfloat16 if self.travel == "bf16" else None,
         )
         made.recompute = self.recompute
         return made

@@ -1,4 +1,4 @@
-"""Which networks can be shared over ranks, by layers or by positions; how is said elsewhere, and needs torch."""
+"""Which networks can be shared over ranks, by layers, positions or experts; how is said elsewhere, and needs torch."""
 
 from __future__ import annotations
 
@@ -81,4 +81,30 @@ def check_context(config: Config, ranks: int, length: int | None = None) -> None
             f"data.context={length}",
             f"cannot be cut into {2 * ranks} equal chunks, two for each of strategy.context={ranks} ranks",
             f"choose a multiple of {2 * ranks}",
+        )
+
+
+def check_experts(config: Config, ranks: int, among: int) -> None:
+    """Find experts that cannot be shared out so.
+
+    Args:
+        config: the network.
+        ranks: to which the experts of a layer are shared out.
+        among: the ranks that see different tokens and hold one copy of the network.
+
+    Raises:
+        ConfigError: there are no experts, or numbers that do not divide.
+    """
+    if ranks == 1:
+        return
+    where, count = f"strategy.experts={ranks}", getattr(config, "experts", None)
+    if count is None:
+        raise ConfigError(where, "needs a network with experts", "set model.experts, or strategy.experts=1")
+    if count % ranks:
+        fits = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        raise ConfigError(where, f"does not divide model.experts={count}", f"choose from {fits}")
+    if among % ranks:
+        fits = ", ".join(str(n) for n in range(1, among + 1) if among % n == 0 and count % n == 0)
+        raise ConfigError(
+            where, f"does not divide the {among} processes that see different tokens", f"choose from {fits}"
         )

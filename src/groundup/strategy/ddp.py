@@ -28,9 +28,16 @@ class DDP(Stepping, DDPStrategy):
         devices: of the processes on this machine, by local rank.
         timeout_minutes: how long a collective may wait.
         bucket_megabytes: size of the parcels in which gradients travel.
+        travel: dtype in which they do, and are summed; None: their own.
     """
 
-    def __init__(self, devices: list[torch.device], timeout_minutes: float, bucket_megabytes: float) -> None:
+    def __init__(
+        self,
+        devices: list[torch.device],
+        timeout_minutes: float,
+        bucket_megabytes: float,
+        travel: torch.dtype | None = None,
+    ) -> None:
         super().__init__(
             parallel_devices=devices,
             cluster_environment=Ranks(),
@@ -41,6 +48,7 @@ class DDP(Stepping, DDPStrategy):
             forward_sync_buffers=False,
             bucket_cap_mb=bucket_megabytes,
         )
+        self.travel = travel
 
     def _configure_launcher(self) -> None:
         """Leave launching to torchrun: Lightning's own launcher would run the script again, under Hydra too."""
@@ -76,8 +84,12 @@ class DDP(Stepping, DDPStrategy):
         del state
         if bucket.is_last():
             super().computed()
-        work = distributed.all_reduce(bucket.buffer(), async_op=True)
-        total: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda future: future.value()[0])
+        gradients = bucket.buffer()
+        parcel = gradients.to(self.travel or gradients.dtype)  # itself, if that is what it is
+        work = distributed.all_reduce(parcel, async_op=True)
+        total: torch.futures.Future[torch.Tensor] = work.get_future().then(
+            lambda future: gradients.copy_(future.value()[0])
+        )
         return total
 
     def computed(self) -> None:

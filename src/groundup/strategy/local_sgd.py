@@ -45,7 +45,7 @@ class LocalSGD(DDP):
         every: steps between outer steps.
         rate: of the outer step.
         momentum: of the outer step.
-        travel: "weights", or "bf16" to round what travels.
+        travel: dtype in which differences do; None: that of the weights.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class LocalSGD(DDP):
         every: int,
         rate: float,
         momentum: float,
-        travel: str,
+        travel: torch.dtype | None,
     ) -> None:
-        super().__init__(devices, timeout_minutes, bucket_megabytes=25.0)
-        self.every, self.rate, self.momentum, self.travel = every, rate, momentum, travel
+        super().__init__(devices, timeout_minutes, bucket_megabytes=25.0, travel=travel)
+        self.every, self.rate, self.momentum = every, rate, momentum
         self._outer: dict[str, nn.Parameter] = {}
         self._aside: dict[str, Tensor] = {}
         self._velocity: dict[str, Tensor] = {}
@@ -145,7 +145,7 @@ class LocalSGD(DDP):
         own, velocity = list(self._aside.values()), list(self._velocity.values())
         deltas = torch._foreach_sub(outer, own)
         flat = parameters_to_vector(deltas)
-        parcel = flat.bfloat16() if self.travel == "bf16" else flat
+        parcel = flat.to(self.travel or flat.dtype)
         distributed.all_reduce(parcel)
         mean = parcel.to(flat.dtype) / self.world_size
         norm = float(torch.linalg.vector_norm(mean))

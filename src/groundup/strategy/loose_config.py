@@ -77,15 +77,18 @@ class LocalSGD(Loose):
             ConfigError: half launched, or on an accelerator without collectives, or on too few devices.
         """
         del devices
+        here = _devices(self.kind, accelerator)
+        import torch
+
         from groundup.strategy import local_sgd
 
         return local_sgd.LocalSGD(
-            _devices(self.kind, accelerator),
+            here,
             timeout_minutes=self.timeout_minutes,
             every=self.every,
             rate=self.outer_rate,
             momentum=self.outer_momentum,
-            travel=self.travel,
+            travel=torch.bfloat16 if self.travel == "bf16" else None,
         )
 
 

@@ -13,17 +13,18 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
 from groundup.core.layout import Grid
 from groundup.model.net import Net
 from groundup.model.parts import cut_along, own
-from groundup.strategy import context, tensor
+from groundup.strategy import context, experts, tensor
 from groundup.strategy.environment import Ranks
 from groundup.strategy.gathered import ask_gathered
 from groundup.strategy.meeting import leave_at_once, meet
+from groundup.strategy.meshes import context_of, experts_of, mesh_of
 from groundup.strategy.recompute import blocks_of
 from groundup.strategy.stepping import Stepping
 
@@ -44,8 +45,8 @@ class Mesh(Stepping, DDPStrategy):
     are copies of each other (hybrid sharding). Gradients end as the sum over ranks, not the mean, since losses are
     already divided by the global count.
 
-    Before that, the ranks along the grid's `tensor` share each layer, and those along `context` the positions of each
-    sample.
+    Before that, the ranks along the grid's `tensor` share each layer, those along `context` the positions of each
+    sample, and `experts` neighbours the experts of each layer.
 
     Args:
         devices: of the processes on this machine, by local rank.
@@ -57,7 +58,8 @@ class Mesh(Stepping, DDPStrategy):
         reshard: forget what was gathered for a block behind its forward pass and gather it anew for the backward one.
         sum_every: sum gradients over ranks behind each micro-batch, so that none is ever kept whole.
         gather: dtype in which parameters are gathered and compute; None: their own.
-        reduce: dtype in which gradients are summed; None: that of the gradients.
+        travel: dtype in which gradients travel and are summed, and positions on their way to experts; None: that of
+            the weights as they are kept, or of the positions.
         offload: keep parts on the host and move them to the device where they compute.
     """
 
@@ -76,7 +78,7 @@ class Mesh(Stepping, DDPStrategy):
         reshard: bool = True,
         sum_every: bool = False,
         gather: torch.dtype | None = None,
-        reduce: torch.dtype | None = None,
+        travel: torch.dtype | None = None,
         offload: bool = False,
     ) -> None:
         super().__init__(
@@ -87,8 +89,9 @@ class Mesh(Stepping, DDPStrategy):
         )
         self.grid, self.replicas, self.sharded, self.sequence = grid, replicas, sharded, sequence
         self.reshard, self.sum_every, self.offload = reshard, sum_every, offload
-        self.precision = MixedPrecisionPolicy(param_dtype=gather, reduce_dtype=reduce, cast_forward_inputs=False)
+        self.gather, self.travel = gather, travel
         self.mesh: DeviceMesh
+        self.bank: DeviceMesh | None = None
         self.shares: context.Shares | None = None
 
     def _configure_launcher(self) -> None:
@@ -145,46 +148,64 @@ class Mesh(Stepping, DDPStrategy):
     # Nets
 
     def split(self, net: nn.Module) -> None:
-        """Share each layer over the ranks of `tensor`, and positions over those of `context`, if there are several."""
+        """Share each layer, positions and experts over the ranks of `tensor`, `context` and `experts`, if several."""
         if self.grid.tensor > 1:
             tensor.spread(cast(Net, net), self.mesh["tensor"], self.sequence)
         if self.grid.context > 1:
             mesh = context_of(self.root_device.type, self.grid)
             self.shares = context.spread(cast(Net, net), mesh)
+        if self.grid.experts > 1:
+            self.bank = experts_of(self.root_device.type, self.grid, self.replicas)
+            experts.spread(net, self.bank[experts.EXPERTS], self.travel)
 
     def settle(self, net: nn.Module) -> None:
         """Shard a net and give it the memory of its parts.
 
         The net itself, with embeddings, norms and head, is one parcel and each block another, so that little more than
-        a block is ever whole at once.
+        a block is ever whole at once. Experts that are shared out, and their routers, are parcels of their own, as they
+        are cut over other ranks than the rest.
         """
         if not self.sharded:
             super().settle(net)
             return
         if not any(parameter.is_meta for parameter in net.parameters()):
             net.to(self.root_device)
-        names = ("replicate", "shard")
-        mesh = self.mesh[names] if self.replicas > 1 else self.mesh["shard"]
-        ways = mesh.size(mesh.ndim - 1)
-        offload = CPUOffloadPolicy(pin_memory=self.root_device.type == "cuda") if self.offload else OffloadPolicy()
+        dtype = next(net.parameters()).dtype
+        for layer in [module for module in net.modules() if isinstance(module, experts.Experts)]:
+            assert self.bank is not None
+            self._cut(layer.router, self.mesh, "shard", dtype)
+            self._cut(layer, self.bank, "alike", dtype)
         for part in (*blocks_of(net), net):
-            fully_shard(
-                part,
-                mesh=mesh,
-                # what the net gathers, its backward pass needs at once
-                reshard_after_forward=self.reshard and part is not net,
-                shard_placement_fn=lambda parameter: _along(parameter, ways),
-                mp_policy=self.precision,
-                offload_policy=offload,
-            )
-            cast(FSDPModule, part).set_gradient_divide_factor(1.0)
-            cast(FSDPModule, part).set_force_sum_reduction_for_comms(True)
+            # what the net gathers, its backward pass needs at once
+            self._cut(part, self.mesh, "shard", dtype, kept=part is net)
         if any(parameter.is_meta for parameter in net.parameters()):
             net.to_empty(device=torch.device("cpu") if self.offload else self.root_device)
             for owner in net.modules():
                 for name, buffer in list(owner.named_buffers(recurse=False)):
                     setattr(owner, name, buffer.to(self.root_device))
         ask_gathered(net)
+
+    def _cut(self, part: nn.Module, mesh: DeviceMesh, along: str, dtype: torch.dtype, kept: bool = False) -> None:
+        """Cut a part of a net, but for what is cut in it already.
+
+        Args:
+            part: gathered as a parcel of its own.
+            mesh: of all ranks; those along `replicate` have copies.
+            along: the dimension over which to cut.
+            dtype: of the weights as they are kept.
+            kept: what is gathered stays for the backward pass.
+        """
+        ways = mesh[along].size()
+        fully_shard(
+            part,
+            mesh=mesh["replicate", along] if self.replicas > 1 else mesh[along],
+            reshard_after_forward=self.reshard and not kept,
+            shard_placement_fn=lambda parameter: _along(parameter, ways),
+            mp_policy=MixedPrecisionPolicy(self.gather, self.travel or dtype, cast_forward_inputs=False),
+            offload_policy=CPUOffloadPolicy(self.root_device.type == "cuda") if self.offload else OffloadPolicy(),
+        )
+        cast(FSDPModule, part).set_gradient_divide_factor(1.0)
+        cast(FSDPModule, part).set_force_sum_reduction_for_comms(True)
 
     def compile(self, nets: nn.ModuleDict) -> None:
         """Compile each block by itself, so that gathering stays outside and one graph serves all layers alike."""
@@ -203,7 +224,13 @@ class Mesh(Stepping, DDPStrategy):
         super().forward_backward(micro_batches, loss)
         if not self.sharded:
             assert self.lightning_module is not None
-            sum_gradients(list(self.lightning_module.parameters()), self.sums_over())
+            self.sum_copies(list(self.lightning_module.parameters()))
+
+    def sum_copies(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sum what ranks have as gradients of their copies; of experts, over the ranks that have the same."""
+        for shared_out in (False, True) if self.bank is not None else (False,):
+            alike = [one for one in parameters if experts.is_shared_out(one) == shared_out]
+            sum_gradients(alike, self.sums_over(shared_out), self.travel)
 
     def quiet(self) -> AbstractContextManager[None]:
         """A context in which gradients are added up here and not yet over ranks."""
@@ -221,9 +248,15 @@ class Mesh(Stepping, DDPStrategy):
             for part in parts:
                 part.set_requires_gradient_sync(True, recurse=False)
 
-    def sums_over(self) -> list[distributed.ProcessGroup]:
-        """The groups, one after the other, over which what ranks see of different tokens is summed."""
-        return [self.mesh.get_group(name) for name in ("shard", "replicate") if name in _names(self.mesh)]
+    def sums_over(self, shared_out: bool = False) -> list[distributed.ProcessGroup]:
+        """The groups, one after the other, over which what ranks see of different tokens is summed.
+
+        Args:
+            shared_out: for what is known of one's own experts, which those who hold others have seen already.
+        """
+        mesh, names = (self.bank, ("alike", "replicate")) if shared_out else (self.mesh, ("shard", "replicate"))
+        assert mesh is not None
+        return [mesh.get_group(name) for name in names if name in (mesh.mesh_dim_names or ())]
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks that see different tokens; others hold the same. See `Stepping`."""
@@ -255,48 +288,21 @@ class Mesh(Stepping, DDPStrategy):
         return total.sqrt().to(wide)
 
 
-def mesh_of(kind: str, grid: Grid, replicas: int) -> DeviceMesh:
-    """The mesh of all ranks, with the dimensions that are longer than 1 and always `shard`.
-
-    `pipeline`, `replicate`, `shard`, `tensor`, from the outermost to the innermost. Ranks along `context` have places
-    in `shard` too: they see other tokens of the same samples, so gradients are summed over them as over samples.
+def sum_gradients(
+    parameters: Sequence[nn.Parameter], groups: Sequence[distributed.ProcessGroup], travel: torch.dtype | None = None
+) -> None:
+    """Add gradients, or this rank's parts of them, up over groups of ranks, one group after the other, in parcels.
 
     Args:
-        kind: of device.
-        grid: how ranks lie.
-        replicas: copies of the nets among the data ranks, which it divides.
+        parameters: those without a gradient are left out.
+        groups: of ranks that have gradients of the same parameters.
+        travel: dtype in which they travel and are summed; None: their own.
     """
-    sizes = {
-        "pipeline": grid.pipeline,
-        "replicate": replicas,
-        "shard": grid.data * grid.context // replicas,
-        "tensor": grid.tensor,
-    }
-    kept = {name: size for name, size in sizes.items() if size > 1 or name == "shard"}
-    key = (kind, tuple(kept.items()), distributed.group.WORLD)
-    if key not in _meshes:  # a run's segments share their process groups
-        _meshes[key] = init_device_mesh(kind, tuple(kept.values()), mesh_dim_names=tuple(kept))
-    return _meshes[key]
-
-
-def context_of(kind: str, grid: Grid) -> DeviceMesh:
-    """The ranks that read the same samples as this one and compute other positions, in one dimension."""
-    sizes = {"apart": grid.pipeline * grid.data, "context": grid.context, "tensor": grid.tensor}
-    key = (kind, tuple(sizes.items()), distributed.group.WORLD)
-    if key not in _meshes:
-        _meshes[key] = init_device_mesh(kind, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-    return _meshes[key]["context"]
-
-
-_meshes: dict[Any, DeviceMesh] = {}
-
-
-def sum_gradients(parameters: Sequence[nn.Parameter], groups: Sequence[distributed.ProcessGroup]) -> None:
-    """Add gradients, or this rank's parts of them, up over groups of ranks, one group after the other, in parcels."""
+    groups = [group for group in groups if group.size() > 1]
     gradients = [own(parameter.grad) for parameter in parameters if parameter.grad is not None]
     parcels: list[list[Tensor]] = []
     room = 0
-    for gradient in gradients:
+    for gradient in gradients if groups else ():
         if not parcels or gradient.numel() > room or gradient.dtype != parcels[-1][0].dtype:
             parcels.append([])
             room = PARCEL
@@ -304,6 +310,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], groups: Sequence[distribut
         room -= gradient.numel()
     for parcel in parcels:
         flat = torch.cat([gradient.flatten() for gradient in parcel])
+        flat = flat.to(travel or flat.dtype)
         for group in groups:
             distributed.all_reduce(flat, group=group)
         pieces = torch.split(flat, [gradient.numel() for gradient in parcel])
@@ -323,7 +330,3 @@ def _along(parameter: nn.Parameter, ways: int) -> Shard | None:
         return None
     lengths = zip(parameter.shape, shared, strict=True)
     return next((Shard(i) for i, (length, among) in enumerate(lengths) if length % (among * ways) == 0), None)
-
-
-def _names(mesh: DeviceMesh) -> tuple[str, ...]:
-    return mesh.mesh_dim_names or ()

@@ -8,11 +8,11 @@ from typing import Any
 from groundup.core.config import option, schema
 from groundup.core.errors import ConfigError
 from groundup.strategy.config import torchrun
-from groundup.strategy.meshed import Meshed, Sharding, Shared, Staged
+from groundup.strategy.meshed import Meshed, Routed, Sharding, Shared, Staged
 
 
 @schema("strategy", "fsdp")
-class FSDP(Sharding):
+class FSDP(Routed):
     """Weights, gradients and optimizer state cut over the processes (ZeRO; Zhao et al. 2023); started by torchrun."""
 
     context: int = option(
@@ -95,11 +95,12 @@ class Pipeline(Staged):
 
 
 @schema("strategy", "mesh")
-class Mesh(Sharding, Staged, Shared):
+class Mesh(Routed, Staged, Shared):
     """Pipeline, data and tensor ranks in one run (PTD-P: Narayanan et al. 2021); started by torchrun.
 
     Tensor ranks are neighbours and belong on one machine; those of a pipeline are farthest apart. The ranks that are
-    left over hold copies, or with `shard` parts, and read other samples.
+    left over hold copies, or with `shard` parts, and read other samples; with `experts` neighbours among them hold
+    different experts.
     """
 
     pipeline: int = option(1, "processes over which the layers are spread", at_least=1, identity=False)
@@ -142,7 +143,7 @@ class Mesh(Sharding, Staged, Shared):
     @property
     def cuts(self) -> bool:
         """Whether a rank may have a part of a matrix."""
-        return self.shard or self.tensor > 1
+        return self.shard or self.tensor > 1 or self.experts > 1
 
     def sizes(self, world: int) -> tuple[int, int]:
         """How many ranks lie along the pipeline, and how many share each layer."""

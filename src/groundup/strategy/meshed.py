@@ -12,9 +12,9 @@ from groundup.core import ranks
 from groundup.core.config import option
 from groundup.core.errors import ConfigError
 from groundup.core.layout import Grid, global_micro_batches
-from groundup.strategy.config import Layout, devices_here, torchrun
+from groundup.strategy.config import TRAVEL, Layout, devices_here, torchrun
 from groundup.strategy.cutting import check as check_cut
-from groundup.strategy.cutting import check_context
+from groundup.strategy.cutting import check_context, check_experts
 
 if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
@@ -31,6 +31,7 @@ class Meshed(Layout):
     timeout_minutes: float = option(
         30.0, "a collective that waits longer than this ends the run", above=0, identity=False
     )
+    travel: str = option("weights", TRAVEL, choices=("weights", "bf16"), identity=False)
 
     def sizes(self, world: int) -> tuple[int, int]:
         """How many ranks lie along the pipeline, and how many share each layer."""
@@ -40,6 +41,10 @@ class Meshed(Layout):
     def along_context(self, world: int) -> int:
         """Over how many ranks the positions of each sample are spread."""
         del world
+        return 1
+
+    def among_experts(self) -> int:
+        """To how many ranks the experts of each layer are shared out."""
         return 1
 
     def grid(self, world: int) -> Grid:
@@ -57,7 +62,7 @@ class Meshed(Layout):
                 f"there are {world}",
                 f"run: {torchrun(each, self.kind)}",
             )
-        return Grid(pipeline=pipeline, data=world // each, context=context, tensor=tensor)
+        return Grid(pipeline=pipeline, data=world // each, context=context, tensor=tensor, experts=self.among_experts())
 
     def check(self, world: int, model: Any, data: Any) -> None:
         """Find a network or a batch that cannot be laid out so; see `Layout.check`."""
@@ -117,7 +122,9 @@ class Meshed(Layout):
 
     def further(self) -> dict[str, Any]:
         """Further arguments of the strategy."""
-        return {"sharded": False}
+        import torch
+
+        return {"sharded": False, "travel": torch.bfloat16 if self.travel == "bf16" else None}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -142,12 +149,9 @@ class Sharding(Meshed):
         identity=False,
     )
     gather: str = option(
-        "same", "dtype in which weights travel and compute; same: as kept", choices=("same", "bf16"), identity=False
-    )
-    reduce: str = option(
-        "same",
-        "dtype in which gradients are summed; same: as they are",
-        choices=("same", "bf16", "fp32"),
+        "weights",
+        "numbers in which weights are gathered and then compute: those of the weights as kept, or bf16",
+        choices=("weights", "bf16"),
         identity=False,
     )
     offload: bool = option(
@@ -174,17 +178,48 @@ class Sharding(Meshed):
         """Further arguments of the strategy."""
         import torch
 
-        dtypes = {"same": None, "bf16": torch.bfloat16, "fp32": torch.float32}
         return {
             **super().further(),
             "sharded": True,
             "replicas": self.replicas,
             "reshard": self.reshard,
             "sum_every": self.sum_every,
-            "gather": dtypes[self.gather],
-            "reduce": dtypes[self.reduce],
+            "gather": torch.bfloat16 if self.gather == "bf16" else None,
             "offload": self.offload,
         }
+
+
+@dataclasses.dataclass(kw_only=True)
+class Routed(Sharding):
+    """How experts are shared out to ranks that see different tokens, which then travel to them."""
+
+    experts: int = option(
+        1,
+        "neighbours, of the processes that read different samples, to which the experts of each layer are shared out "
+        "whole; tokens travel to them and back (GShard, Lepikhin et al. 2020); it divides model.experts",
+        at_least=1,
+        identity=False,
+    )
+
+    def among_experts(self) -> int:
+        """To how many ranks the experts of each layer are shared out."""
+        return self.experts
+
+    def check(self, world: int, model: Any, data: Any) -> None:
+        """See that experts and processes divide, too.
+
+        Raises:
+            ConfigError: they do not, or this goes with something else for which there is no plan.
+        """
+        super().check(world, model, data)
+        grid = self.grid(world)
+        check_experts(model, grid.experts, grid.data * grid.context // self.replicas)
+        if grid.experts > 1 and grid.tensor > 1:
+            raise ConfigError(
+                f"strategy.experts={grid.experts}",
+                f"has no plan for strategy.tensor={grid.tensor}, which cuts each expert",
+                "set one of them to 1",
+            )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -249,6 +284,12 @@ class Staged(Meshed):
             raise ConfigError(
                 f"strategy.schedule={self.schedule}",
                 "takes gradients apart layer by layer, and with model.positions=t5 all layers share a table",
+                "set strategy.schedule=1f1b",
+            )
+        if self.splits_backward and grid.experts > 1:
+            raise ConfigError(
+                f"strategy.experts={grid.experts}",
+                f"has no plan for strategy.schedule={self.schedule}, which takes gradients apart",
                 "set strategy.schedule=1f1b",
             )
         stages = grid.pipeline * self.each

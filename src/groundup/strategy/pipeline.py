@@ -14,7 +14,7 @@ from groundup.model.net import Net
 from groundup.model.part import Part, cut
 from groundup.model.parts import own
 from groundup.strategy import stages
-from groundup.strategy.mesh import Mesh, sum_gradients
+from groundup.strategy.mesh import Mesh
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ class Pipeline(Mesh):
             assert parameter.grad is not None
             # zero_bubble leaves what autograd.grad gave, of any layout; collectives and optimizers count on the usual.
             parameter.grad = parameter.grad.contiguous()
-        sum_gradients(having, self.sums_over())
+        self.sum_copies(having)
         for parameter, group, _ in self._shared():
             assert parameter.grad is not None
             distributed.all_reduce(own(parameter.grad), group=group)
