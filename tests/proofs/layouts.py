@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = ("gpt2", "neox", "llama", "mixtral", "t5")
@@ -45,6 +46,14 @@ def every_row() -> list[dict[str, Any]]:
 def layouts_differ_by() -> tuple[float, int]:
     """Networks in every layout, in float64."""
     return worst([row for row in every_row() if row["precision"] == "fp64"])
+
+
+def deepspeed_differs_by() -> tuple[float, int]:
+    """Networks in its three stages, which sum in fp32."""
+    found = [row for row in every_row() if row["precision"] == "fp32"]
+    if not found:
+        raise SkipTest("DeepSpeed is not installed: requirements-deepspeed.txt")
+    return worst(found)
 
 
 def bytes_differ_by() -> tuple[float, int]:
