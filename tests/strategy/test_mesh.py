@@ -41,6 +41,7 @@ MODELS = {
     "model.tied=true optimizer=muon",
 }
 
+APART = "strategy.experts=2 data.micro_batch=1"
 GRIDS = {
     "gpt2 over 2 x 2 x 1": ("gpt2", "strategy.pipeline=2"),
     "gpt2 over 2 x 1 x 2": ("gpt2", "strategy.pipeline=2 strategy.tensor=2"),
@@ -48,7 +49,7 @@ GRIDS = {
     "llama from one to 2 x 1 x 2": ("llama", "strategy.pipeline=2 strategy.tensor=2 strategy.recompute=full"),
     "llama in parts over 1 x 2 x 2": ("llama", "strategy.tensor=2 strategy.shard=true"),
     "t5 over 1 x 2 x 2": ("t5", "strategy.tensor=2 strategy.recompute=selective"),
-    "experts from copies on 2 x 2 to parts": ("experts", "strategy.experts=2 strategy.shard=true"),
+    "experts from copies on 2 x 2 to parts": ("experts", f"{APART} strategy.shard=true"),
     "experts from stages on 2 x 2 to one": ("experts", "strategy.experts=2 strategy.pipeline=2 stop_steps=2"),
 }
 """Runs over pipeline x data x tensor ranks, and of experts over data ranks: of which model, and how."""
@@ -126,7 +127,7 @@ def four(data, one, two, tmp_path_factory):
         case(data, "t5", "t5", "strategy=fsdp"),
     ]
     shutil.copytree(one / "half", runs / "llama from one to 2 x 1 x 2")
-    copies = "strategy=mesh strategy.experts=2 strategy.recompute=selective data.micro_batch=1 stop_steps=2"
+    copies = f"strategy=mesh {APART} strategy.recompute=selective stop_steps=2"
     cases += [case(data, "experts from copies on 2 x 2 to parts", "experts", copies, writes="")]
     cases += [case(data, name, model, "strategy=mesh", how, writes="") for name, (model, how) in GRIDS.items()]
     launched(runs, 4, cases)
