@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.callback.decisions import Decision
@@ -131,6 +131,7 @@ def test_a_run_that_goes_back_before_what_was_written_comes_to_it_again_and_keep
     assert [s.set for s in course.segments([WRITTEN, BACK, anew])][-1] == {"data.skips": [[8, 12]]}
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.sampled_from([16, 64, 80])), max_size=5))
 def test_a_decision_leaves_the_hash_of_all_that_was_done_before_it(steps: list[tuple[bool, int, int]]) -> None:
     course, made = Course(Root(), [RAMP], 1000), list[Decision]()

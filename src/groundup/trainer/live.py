@@ -88,10 +88,11 @@ class Live(Callback):
                 decisions.attempts(made) + 1, clock.steps, CHANGE, told(wanted), clock=clock, changes=wanted
             )
             self.check(decision)
-        except UserError as error:
-            say(f"{folder / FILE}: {error}; the run goes on as it was")
+            decisions.record(folder, decision)
+        except Exception as error:  # whatever it is that a person wrote there, the run does not end by it
+            what = str(error) if isinstance(error, UserError) else repr(error)
+            say(f"{folder / FILE}: {' '.join(what.split())}; the run goes on as it was")
             return False
-        decisions.record(folder, decision)
         return True
 
 

@@ -60,7 +60,7 @@ class Train:
     objective: Any = option(MISSING, "what is minimised")
     optimizer: Any = option(MISSING, "the update rule")
     schedule: Any = option(MISSING, "the learning rate over the run")
-    changes: list[Change] = option([], "planned changes: [{tokens: N, set: {data.batch_tokens: 65536}}]")
+    changes: list[Change] = option([], "planned changes: [{tokens: N, set: {optimizer.rate: 0.001}, undo: [...]}]")
     strategy: Any = option(MISSING, "how the net is spread over devices", identity=False)
     launcher: Any = option(MISSING, "what starts the processes", identity=False)
     trainer: Any = option(MISSING, "device, precision, pace", identity=False)
