@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from groundup.core import checkpoint
 from groundup.core.config import compose, fingerprint, groups, to_dict
 from groundup.core.errors import CheckpointError, ConfigError
 from groundup.trainer import live, segments
-from groundup.trainer.changes import apply
+from groundup.trainer.changes import Change, apply
 from groundup.verb import prepare  # noqa: F401  # it registers what the verb is made of
 from groundup.verb.train import Train
 
@@ -129,7 +130,7 @@ def changed(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_changed_on_its_way_ends_bitwise_the_same_wherever_it_is_stopped(
     changed: Path, two: Path, tmp_path: Path
 ) -> None:
-    for stop in (7, 8, 9, 17, 24, 26, 31):
+    for stop in (7, 8, 17, 26, 30):
         folder = run(two, tmp_path, PLAN, f"stop_steps={stop}")
     assert run(two, tmp_path, PLAN) == folder
     assert folder.name == changed.name
@@ -223,6 +224,12 @@ def test_all_ranks_follow_a_file_at_the_same_step(two: Path, edits: Path, tmp_pa
     assert activation(folder, 8) == "relu"
 
 
+@pytest.fixture(scope="module")
+def plain(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """A run that nothing changes."""
+    return made(two, tmp_path_factory.mktemp("plain"))
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -230,7 +237,7 @@ def test_all_ranks_follow_a_file_at_the_same_step(two: Path, edits: Path, tmp_pa
         ("set: {model.activation: rlu}", "activation=rlu: allowed: relu2, relu"),
         ("set: {model.width: 32}", "changes: model.width: cannot change in flight; allowed: optimizer, schedule"),
         ("set: {optimizer: muom}", "changes: optimizer=muom: is not registered; did you mean muon?"),
-        ("set: {optimizer: muon, optimizer.beta3: 1}", "changes: optimizer.beta3: no such option; did you mean beta1?"),
+        ("set: {optimizer: muon, optimizer.beta3: 1}", "changes: optimizer.beta3: no such option; did you mean beta"),
         ("set: {optimizer: muon, optimizer.rate: -1}", "optimizer.rate=-1: must be above 0"),
         ("set: {data.batch_tokens: 100}", "data.batch_tokens=100"),
         ("set: {data.weights: {text: 1}}", "data.weights: says nothing of source stdlib"),
@@ -238,9 +245,11 @@ def test_all_ranks_follow_a_file_at_the_same_step(two: Path, edits: Path, tmp_pa
         ("undo: [optimizer.rate]", "changes: undo=optimizer.rate: nothing before has changed it"),
     ],
 )
-def test_a_change_that_cannot_be_is_told_before_work_starts(change: str, what: str, two: Path, tmp_path: Path) -> None:
+def test_a_change_that_cannot_be_is_told_before_work_starts(change: str, what: str, plain: Train) -> None:
+    values: dict[str, Any] = compose.parsed(f"{{{change}}}")
+    config = replace(plain, changes=[Change(tokens=1024, **values)])
     with pytest.raises(ConfigError, match=re.escape(what)) as told:
-        made(two, tmp_path, f"changes=[{{tokens: 1024, {change}}}]")
+        config.check_segments(config.course().segments())
     assert "\n" not in str(told.value)
 
 
