@@ -207,10 +207,10 @@ class Exponential(Warm):
 
 @schema("schedule", "inverse_sqrt")
 class InverseSqrt(Warm):
-    """Warm-up, then the inverse square root of the time (Vaswani et al. 2017), which needs no length of a run.
+    """Warm-up, then the inverse square root of the time (Vaswani et al. 2017).
 
-    T5's (Raffel et al. 2020) holds the peak for 10,000 steps in the place of a warm-up: `warmup_steps=0
-    hold_steps=10000`.
+    With lengths in steps or tokens it needs to know no length of the run. T5's (Raffel et al. 2020) holds the peak for
+    10,000 steps in the place of a warm-up: `warmup_steps=0 hold_steps=10000`.
     """
 
     hold_fraction: float | None = option(
