@@ -92,7 +92,7 @@ class Train:
         self._settle_length(manifest)
         self._check_beginning(manifest)
         self._check_objective(manifest, self.objective)
-        self.check_segments(self.course().segments())
+        self.check_segments(self.plan())
         for name, callback in self.callback.items():
             if hasattr(callback, "check"):
                 try:
@@ -329,6 +329,10 @@ class Train:
             turns.append(Turn(tokens, longer, why=f"extended by {self.extend_tokens} tokens"))
             tokens += self.extend_tokens
         return Course(self, turns, tokens)
+
+    def plan(self) -> list[Segment]:
+        """The run's segments, unless something is decided on its way."""
+        return self.course().segments()
 
     def folder(self) -> Path:
         """Where the run lives: a pure function of what defines its mathematics, so all ranks agree."""
