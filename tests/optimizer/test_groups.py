@@ -119,3 +119,11 @@ def test_the_options_need_no_torch():
     code = "import sys, groundup.optimizer.config; print(sorted({'torch', 'numpy', 'lightning'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_optimizer_goes_on_from_another_where_the_same_rule_moves_the_parameter():
+    kept = {role for role in group.ROLES if group.carries(AdamW(), Muon(), role)}
+    assert kept == {role for role in group.ROLES if group.carries(Muon(), AdamW(), role)} == {*group.ROLES} - {"matrix"}
+    assert not any(group.carries(Lion(), Muon(), role) for role in group.ROLES)  # both call their state momentum
+    assert group.carries(SGD(), SGD(momentum=0.5), None)
+    assert not group.carries(SGD(), AdamW(), None)

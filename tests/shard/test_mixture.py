@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import ConfigError
 from groundup.shard import mixture as module
+from groundup.shard.eras import Eras
 from groundup.shard.mixture import Mixture
-from groundup.shard.weights import FINEST, parse
+from groundup.shard.weights import FINEST, parse, taken_up
 
 LENGTH = 700
 simple = st.lists(st.integers(0, 9), min_size=1, max_size=30).filter(any)
@@ -172,3 +173,42 @@ def test_shares_must_be_shares():
     for knots in ([], [(0, [Fraction(1, 2)])], [(0, [Fraction(2), Fraction(-1)])]):
         with pytest.raises(ValueError, match="sum to 1"):
             Mixture(knots)
+
+
+SOURCES = ["s0", "s1", "s2"]
+
+
+@st.composite
+def eras(draw):
+    """Mixtures that take over from each other at some samples, at once or over some."""
+    sizes, found = dict.fromkeys(SOURCES, 1), []
+    for first in [0, *sorted(draw(st.sets(st.integers(1, LENGTH - 1), max_size=3)))]:
+        weights = dict(zip(SOURCES, draw(st.lists(st.integers(1, 9), min_size=3, max_size=3)), strict=True))
+        knots = parse(weights, sizes)
+        if found:
+            before = found[-1][1].shares(first - found[-1][0])
+            knots = taken_up(knots, first, before, draw(st.sampled_from([0, 50, 200])), SOURCES)
+        found.append((first, Mixture(knots)))
+    return found
+
+
+@settings(deadline=None, max_examples=30)
+@given(eras())
+def test_sources_go_on_where_they_stood_when_another_mixture_takes_over(found):
+    made = Eras(found)
+    source, ordinal = made.locate(np.arange(LENGTH))
+    for number in range(made.sources):
+        assert ordinal[source == number].tolist() == list(range((source == number).sum()))
+    assert made.counts(LENGTH).tolist() == [(source == number).sum() for number in range(made.sources)]
+    until = found[1][0] if len(found) > 1 else LENGTH
+    alone = found[0][1].locate(np.arange(until))
+    assert source[:until].tolist() == alone[0].tolist()
+    assert ordinal[:until].tolist() == alone[1].tolist()
+
+
+def test_a_mixture_that_is_eased_in_moves_in_a_straight_line_from_what_was():
+    knots = taken_up(parse({"a": 1, "b": 3}, {"a": 1, "b": 1}), 40, [Fraction(3, 4), Fraction(1, 4)], 100, ["a", "b"])
+    made = Mixture(knots)
+    assert [float(made.shares(index)[0]) for index in (0, 50, 100, 999)] == [0.75, 0.5, 0.25, 0.25]
+    moving = taken_up([(0, [Fraction(0), Fraction(1)]), (100, [Fraction(1), Fraction(0)])], 40, [], 0, ["a", "b"])
+    assert [(sample, float(shares[0])) for sample, shares in moving] == [(0, 0.4), (60, 1.0)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import faults  # noqa: F401  # registers the fault
+import editing  # noqa: F401  # these register their callbacks
+import faults  # noqa: F401
 import torch
 
 from groundup.core.config import compose

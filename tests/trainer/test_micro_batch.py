@@ -140,7 +140,7 @@ def test_a_network_that_fits_nowhere_and_strategies_that_cannot_try_are_refused_
     for strategy, why in (("pipeline", "its schedule"), ("deepspeed", "DeepSpeed"), ("async_sgd", "its workers")):
         config = composed("train", f"data.path={data}", "data.micro_batch=auto", f"strategy={strategy}")
         with pytest.raises(ConfigError, match=f"auto: cannot be found with strategy={strategy}: {why}"):
-            config._check_layout(config.data)
+            config._check_layout(config)
 
 
 def test_ranks_take_the_most_that_fits_all_of_them_in_every_layout(data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run decided about itself, a line each in decisions.jsonl; who decides and who acts on it is not known here.
+"""What was decided about a run on its way, a line each in decisions.jsonl; who decides and acts is not known here.
 
 A line is on disk before it takes effect, and lines are never changed: with the config they are all that the run's
 segments follow from.
@@ -19,6 +19,7 @@ from groundup.core.files import atomic_write
 from groundup.core.progress import Progress
 
 FILE = "decisions.jsonl"
+CHANGE = "change"
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,15 @@ class Decision:
     Attributes:
         attempt: 1 for the first, one more after each roll-back; what is kept of it stands in attempts/<attempt>.
         step: the step at which it was made, counted from 1.
-        action: skip, roll_back or stop.
+        action: skip, roll_back or stop; change where a person decided.
         why: in words.
         evidence: the figures it rests on; what is not finite stands as a word.
-        clock: roll_back: the reading that is gone back to.
+        clock: roll_back: the reading that is gone back to; change: that from which on it holds.
         checkpoint: roll_back: what is read then; None: the run begins anew.
         skip: roll_back: indices [first, end) of the order never to be served again; None: all are.
         rate: roll_back: multiplies the rate from there on.
         embedding: roll_back: multiplies the embeddings' gradient from there on.
+        changes: change: all that the file of changes says, in the place of what it said before.
     """
 
     attempt: int
@@ -48,6 +50,7 @@ class Decision:
     skip: list[int] | None = None
     rate: float = 1.0
     embedding: float = 1.0
+    changes: list[dict[str, Any]] | None = None
 
     @property
     def goes_back(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.config import group, option, schema
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from groundup.data.example_module import ExampleModule
     from groundup.data.module import StreamModule
     from groundup.data.view import View
+    from groundup.shard.eras import Mix
     from groundup.shard.manifest import Manifest
 
 AUTO = "auto"
@@ -35,6 +37,7 @@ class Shards:
     weights: dict[str, Any] = option(
         {}, "share per source: a number, or [sample, number] pairs to move along; empty: as large as each source is"
     )
+    ease_tokens: int = option(0, "weights that change on the way are eased in over so many tokens", at_least=0)
     skips: list[list[int]] = option([], "ranges [first, end) of sample indices never to serve")
     repeat_samples: int | None = option(
         None, "serve the first so many samples over and over, to overfit on purpose", at_least=1
@@ -93,16 +96,25 @@ class Shards:
         return held_out_names(manifest)
 
     def build(
-        self, seed: int, first: Progress, steps: int, rank: int = 0, world: int = 1, view: View | None = None
+        self,
+        seed: int,
+        first: Progress,
+        steps: int,
+        rank: int = 0,
+        world: int = 1,
+        view: View | None = None,
+        mixes: Sequence[Mix] = (),
     ) -> StreamModule:
         """The loaders of a segment: `steps` steps from `first` on, for one rank of `world`.
+
+        `mixes` are the weights of the segments up to it, where they were changed on the way.
 
         Raises:
             DataError, ConfigError: as `check`.
         """
         from groundup.data.module import StreamModule
 
-        return StreamModule(self, seed, first, steps, rank, world, view)
+        return StreamModule(self, seed, first, steps, rank, world, view, mixes)
 
 
 @schema("data", "examples")

@@ -15,6 +15,7 @@ from groundup.data.opening import Opened
 from groundup.data.step import Step
 from groundup.data.steps import HeldOut, Steps
 from groundup.data.view import View
+from groundup.shard.eras import Mix
 from groundup.shard.manifest import sets_of
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class StreamModule(StepModule):
         steps: optimizer steps in the segment.
         rank, world: which of how many processes.
         view: what the objective shows of the text; None: each token's successor is predicted.
+        mixes: as for `Opened.stream`.
 
     Raises:
         DataError, ConfigError: as `Opened`.
@@ -110,12 +112,13 @@ class StreamModule(StepModule):
         rank: int = 0,
         world: int = 1,
         view: View | None = None,
+        mixes: Sequence[Mix] = (),
     ) -> None:
         super().__init__()
         self.config, self.rank, self.world = config, rank, world
         # Ranks share the files: one of them reads the contents to check them.
         self.opened = Opened(config, config.verify if rank == 0 else "size")
-        self.stream = self.opened.stream(seed)
+        self.stream = self.opened.stream(seed, mixes)
         self.steps = Steps(
             self.stream, first, steps, config.samples, config.rows, rank, world, config.document_mask, view
         )

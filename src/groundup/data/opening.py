@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from groundup.core.errors import ConfigError, DataError
+from groundup.shard.eras import Eras, Mix
 from groundup.shard.manifest import REMEDY, Manifest, Verified, sets_of
 from groundup.shard.mixture import Mixture
 from groundup.shard.skip import Skips
 from groundup.shard.source import Source
 from groundup.shard.storage import Storage, open_storage
 from groundup.shard.stream import Stream
-from groundup.shard.weights import parse
+from groundup.shard.weights import parse, taken_up
 from groundup.tokenizer.load import load
 from groundup.tokenizer.protocol import CARD
 
@@ -49,8 +52,12 @@ class Opened:
         self.manifest.holdings(TRAIN, config.path)
         self.stream(0)
 
-    def stream(self, seed: int) -> Stream:
+    def stream(self, seed: int, mixes: Sequence[Mix] = ()) -> Stream:
         """The endless training stream of a seed.
+
+        Args:
+            seed: names the order.
+            mixes: weights that held before the config's, and these from where on; empty: they always did.
 
         Raises:
             ConfigError: as the class.
@@ -60,8 +67,8 @@ class Opened:
         counts = {source.name: source.count(config.context) for source in sources}
         sizes = {name: max(1, _mean([counts[n] for n in names])) for name, names in sets_of(counts).items()}
         try:
-            mixture = Mixture(parse(config.weights, sizes))
             skips = Skips(config.skips)
+            mixture = _mixture(mixes or [Mix(0, config.weights)], sizes, skips)
             end = self.manifest.tokenizer.end
             pace = (config.shuffle_tokens, config.repeat_samples)
             return Stream(sources, mixture, seed, config.context, end, skips, *pace)
@@ -136,6 +143,17 @@ def held_out_tasks(storage: Storage) -> dict[str, Path]:
 def held_out_names(manifest: Manifest) -> list[str]:
     """The sources whose held-out text is long enough to hold a target."""
     return [name for name, holding in manifest.splits.get(HELD_OUT, {}).items() if holding.tokens > 1]
+
+
+def _mixture(mixes: Sequence[Mix], sizes: Mapping[str, int], skips: Skips) -> Mixture | Eras:
+    """One mixture, or several that take over from each other."""
+    eras = [(0, Mixture(parse(mixes[0].weights, sizes)))]
+    for mix in mixes[1:]:
+        since, last = eras[-1]
+        first = int(skips.index(np.array([mix.first], dtype=np.int64))[0])
+        before = last.shares(first - since)
+        eras.append((first, Mixture(taken_up(parse(mix.weights, sizes), first, before, mix.over, list(sizes)))))
+    return eras[0][1] if len(eras) == 1 else Eras(eras)
 
 
 def _mean(counts: Sequence[int]) -> int:

@@ -24,7 +24,7 @@ from groundup.data.step import Batch, Step
 from groundup.model.load import fill
 from groundup.model.net import Net
 from groundup.model.noise import seed_noise
-from groundup.optimizer.group import rescale, role
+from groundup.optimizer.group import carries, rescale, role
 from groundup.tokenizer.protocol import Tokenizer
 
 
@@ -42,6 +42,7 @@ class Setting:
         precision: "bf16" to run forward passes under autocast, "fp64" for weights of so many bits, else "fp32".
         compile: compile the nets' trunk and head in place.
         log_every: optimizer steps between rows of the log.
+        before: config of the optimizer that made the state which is gone on from, where it is of another kind.
     """
 
     seed: int
@@ -53,6 +54,7 @@ class Setting:
     precision: str = "fp32"
     compile: bool = False
     log_every: int = 10
+    before: Any = None
 
 
 class Stepping(Protocol):
@@ -205,6 +207,9 @@ class Objective(lightning.LightningModule):
                 scales |= {f"{name}.{parameter}": scale for parameter, scale in cast(Any, net).rate_scales().items()}
         if scales:
             rescale(optimizer, self.nets.named_parameters(), scales)
+        if self.setting.before is not None:
+            for group in optimizer.param_groups:
+                group["anew"] = not carries(self.setting.before, self.optimizer_config, group.get("name"))
         return optimizer
 
     def training_step(self, step: Step, index: int) -> None:

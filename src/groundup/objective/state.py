@@ -65,16 +65,17 @@ def optimizer_room(
     """Empty tensors for the saved optimizer state of these nets, laid out like the parameter where it has its shape.
 
     All stand on the parameter's device but the step counts of optimizers that are not fused: torch keeps those
-    on the CPU, so as not to wait for the device.
+    on the CPU, so as not to wait for the device. Nothing is read for groups that begin `anew`.
     """
     parameters = dict(nets.named_parameters())
     fused = {parameter for group in optimizer.param_groups if group.get("fused") for parameter in group["params"]}
+    anew = {parameter for group in optimizer.param_groups if group.get("anew") for parameter in group["params"]}
     room: dict[str, Tensor] = {}
     for name, shape in shapes.items():
         if not name.startswith(OPTIMIZER):
             continue
         owner, _, key = name.removeprefix(OPTIMIZER).rpartition("/")
-        if owner not in parameters:  # another rank's
+        if owner not in parameters or parameters[owner] in anew:  # another rank's, or another rule's
             continue
         parameter = parameters[owner]
         if shape == tuple(parameter.shape) and shape:

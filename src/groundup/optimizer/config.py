@@ -29,6 +29,9 @@ class Common:
     rates: ClassVar[tuple[str, ...]] = ("rate",)
     """Options that are learning rates; lowering all of them lowers the rate of every parameter alike."""
 
+    rules: ClassVar[dict[str, str]] = {}
+    """The optimizer by whose rule parameters of a role are moved, where it is another (see `group.carries`)."""
+
     weight_decay: float = option(0.0, "weight decay of matrices; 1-D parameters never decay", at_least=0)
     decay_embeddings: bool = option(False, "embeddings decay too")
     embedding_rate: float = option(1.0, "multiplies the rate of embeddings", above=0)
@@ -90,6 +93,7 @@ class Muon(Common):
     """Orthogonalised momentum for the matrices inside blocks (Jordan et al. 2024), AdamW for everything else."""
 
     rates = ("rate", "adamw_rate")
+    rules: ClassVar[dict[str, str]] = dict.fromkeys(("embedding", "head", "other", "vector"), "adamw")
 
     rate: float = option(
         0.02, "peak learning rate of matrices; the update's largest singular value is about this", above=0

@@ -37,6 +37,20 @@ def role(name: str, parameter: nn.Parameter) -> str:
     return "head" if any(part == "head" or part.endswith("_head") for part in parts) else "other"
 
 
+def carries(before: Any, after: Any, role: str | None) -> bool:
+    """Whether what an optimizer remembers of parameters means the same to the one that takes over from it.
+
+    It does where both move them by the same rule: AdamW's moments and step counts, to Muon's AdamW. Muon's momentum is
+    of other length than AdamW's first moment and knows no step count, so there each begins anew.
+
+    Args:
+        before, after: configs of optimizers.
+        role: of the parameters; None: not known, as of a plugin's groups.
+    """
+    one, other = (getattr(config, "rules", {}).get(role, config.kind) for config in (before, after))
+    return bool(one == other)
+
+
 def by_role(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters of each role that has any, in the order given.
 

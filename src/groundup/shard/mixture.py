@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.shard.weights import Knots
+from groundup.shard.weights import Knots, at
 
 Integers = NDArray[np.int64]
 
@@ -93,11 +93,7 @@ class Mixture:
 
     def shares(self, index: int) -> list[Fraction]:
         """The exact shares at an index."""
-        for (first, low), (end, high) in pairwise(self.knots):
-            if index < end:
-                way = Fraction(index - first, end - first)
-                return [a + (b - a) * way for a, b in zip(low, high, strict=True)]
-        return self.knots[-1][1]
+        return at(self.knots, index)
 
     def expected(self, index: int) -> list[Fraction]:
         """The exact integral of each source's share over the samples before an index."""

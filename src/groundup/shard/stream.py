@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from groundup.core.errors import ConfigError
 from groundup.core.keyed import derive
 from groundup.shard.documents import documents
+from groundup.shard.eras import Eras
 from groundup.shard.manifest import sets_of
 from groundup.shard.mixture import Mixture
 from groundup.shard.order import GROUP, grouped, permutation
@@ -90,7 +91,7 @@ class Stream:
     def __init__(
         self,
         sources: Sequence[Source],
-        mixture: Mixture,
+        mixture: Mixture | Eras,
         seed: int,
         context: int,
         end: int,

@@ -49,6 +49,32 @@ def parse(weights: Mapping[str, Any], sizes: Mapping[str, int]) -> Knots:
     ]
 
 
+def at(knots: Knots, sample: int) -> list[Fraction]:
+    """The exact shares at a sample."""
+    if sample <= knots[0][0]:
+        return knots[0][1]
+    for (first, low), (end, high) in pairwise(knots):
+        if sample < end:
+            way = Fraction(sample - first, end - first)
+            return [a + (b - a) * way for a, b in zip(low, high, strict=True)]
+    return knots[-1][1]
+
+
+def taken_up(knots: Knots, first: int, before: Sequence[Fraction], over: int, names: Sequence[str]) -> Knots:
+    """Shares that hold from a sample on, counted from there.
+
+    Args:
+        knots: as `parse` gives them, by samples from the start.
+        first: the sample.
+        before: the shares up to there.
+        over: in so many samples the shares move in a straight line from those before to these; 0: at once.
+        names: of the sources.
+    """
+    begin = share(before if over else at(knots, first), names, "weights", lift=True)
+    there = [(over, share(at(knots, first + over), names, "weights", lift=True))] if over else []
+    return [(0, begin), *there, *((sample - first, shares) for sample, shares in knots if sample > first + over)]
+
+
 def share(numbers: Sequence[Fraction], names: Sequence[str], where: str, lift: bool = False) -> list[Fraction]:
     """Numbers as shares of their sum, in the nearest whole multiples of 1/FINEST unless they are simple fractions.
 

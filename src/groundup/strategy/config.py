@@ -31,6 +31,9 @@ class Layout:
     steerable = True
     """Whether a step can be refused, and a run sent back, alike on all ranks."""
 
+    takes_over = True
+    """Whether an optimizer can go on from what one of another kind remembers."""
+
     recompute: str = option(
         "none",
         "compute activations of blocks again in the backward pass instead of keeping them: all of them (full), or all "

@@ -44,6 +44,7 @@ class DeepSpeed(Layout):
         30.0, "a collective that waits longer than this ends the run", above=0, identity=False
     )
 
+    takes_over = False
     steerable = False  # DeepSpeed keeps gradients of its own, and may not step where it finds them not finite
 
     def __post_init__(self) -> None:

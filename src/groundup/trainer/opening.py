@@ -28,6 +28,7 @@ from groundup.model.net import Net
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.tokenizer.protocol import CARD, Tokenizer
 from groundup.trainer import segments as segment_list
+from groundup.trainer.changes import apply
 from groundup.trainer.export import fill_from, weights_of
 from groundup.trainer.find import is_checkpoint, is_run
 
@@ -135,7 +136,7 @@ def open_run(path: Path, say: Callable[[str], None], data_path: str | None = Non
     progress = segments[-1].last if source is None else Progress(**read_json(source / "state.json")["progress"])
     number = min(segment_list.at(segments, Progress(max(0, progress.steps - 1))), len(segments) - 1)
     changed = {key: value for key, value in segments[number].set.items() if key.startswith(("data.", "objective."))}
-    effective = segment_list.apply(SimpleNamespace(data=data, objective=objective), changed)
+    effective = apply(SimpleNamespace(data=data, objective=objective), changed)
     if source is None:
         model: Any = read_config(folder)
     else:

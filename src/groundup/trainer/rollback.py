@@ -1,4 +1,4 @@
-"""How a run goes on from its own decisions: its segments follow from them, and what was given up is set aside.
+"""How a run goes back: to which checkpoint, past which samples, and what is set aside of the attempt it gives up.
 
 When to go back is not decided here.
 """
@@ -22,54 +22,11 @@ from groundup.core.files import atomic_write, make_folder, read_json, storage_er
 from groundup.core.progress import Progress
 from groundup.shard.skip import Skips
 from groundup.trainer import segments as segment_list
+from groundup.trainer.changes import apply
 from groundup.trainer.console import say
 from groundup.trainer.segments import Segment
 
 ATTEMPTS = "attempts"
-
-
-def follow(config: Any, segments: Sequence[Segment], decision: Decision) -> list[Segment]:
-    """The segments of a run once it has gone back: those before the clock stay, all behind it take the measures.
-
-    Args:
-        config: the run's first config.
-        segments: as they were when it was decided.
-        decision: a roll-back.
-    """
-    clock, why = decision.clock or Progress(), f"back from step {decision.step}: {decision.why}"
-    found: list[Segment] = []
-    for segment in segments:
-        if segment.last.steps <= clock.steps:
-            found.append(segment)
-            continue
-        keys = {**segment.set, **_measures(segment_list.apply(config, segment.set), decision)}
-        if segment.first.steps > clock.steps:
-            found.append(replace(segment, set=keys))
-        elif segment.first.steps == clock.steps:
-            found.append(replace(segment, set=keys, reason=f"{segment.reason}, {why}"))
-        else:
-            found += [replace(segment, last=clock), Segment(clock, segment.last, keys, why, planned=False)]
-    return found
-
-
-def followed(config: Any, segments: Sequence[Segment], made: Sequence[Decision]) -> list[Segment]:
-    """The segments after all decisions of a run, a pure function of its plan and them."""
-    for decision in made:
-        if decision.goes_back:
-            segments = follow(config, segments, decision)
-    return list(segments)
-
-
-def _measures(effective: Any, decision: Decision) -> dict[str, Any]:
-    keys: dict[str, Any] = {}
-    if decision.skip is not None:
-        keys["data.skips"] = [*map(list, effective.data.skips), list(decision.skip)]
-    if decision.rate != 1:
-        for name in getattr(effective.optimizer, "rates", ("rate",)):
-            keys[f"optimizer.{name}"] = getattr(effective.optimizer, name) * decision.rate
-    if decision.embedding != 1:
-        keys["objective.embedding_gradient"] = effective.objective.embedding_gradient * decision.embedding
-    return keys
 
 
 def lies_on(segments: Sequence[Segment], path: Path) -> bool:
@@ -136,7 +93,7 @@ def _skipped(config: Any, segments: Sequence[Segment], first: int, until: int | 
     if until is None or until <= first:
         return None
     number = min(segment_list.at(segments, Progress(first)), len(segments) - 1)
-    skips = Skips(segment_list.apply(config, segments[number].set).data.skips)
+    skips = Skips(apply(config, segments[number].set).data.skips)
     ends = np.array([_samples(segments, first), _samples(segments, until) - 1])
     begin, last = skips.index(ends).tolist()
     return [begin, last + 1]

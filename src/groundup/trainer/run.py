@@ -16,6 +16,7 @@ from lightning.pytorch.profilers import PyTorchProfiler
 from groundup.callback import config as callback_config
 from groundup.callback import decisions
 from groundup.callback.checkpoint import Checkpoint
+from groundup.callback.decisions import Decision
 from groundup.callback.recovery import Recovery
 from groundup.callback.watched import callbacks as callbacks_of
 from groundup.core import checkpoint, ranks
@@ -28,14 +29,18 @@ from groundup.data.module import StepModule
 from groundup.data.opening import storage_of, tokenizer_folder
 from groundup.data.view import View, view_of
 from groundup.objective.base import Objective, Setting
+from groundup.optimizer.group import ROLES, carries
 from groundup.shard.manifest import Manifest
 from groundup.tokenizer.load import load as load_tokenizer
 from groundup.trainer import logger_config, rollback
 from groundup.trainer import segments as segment_list
 from groundup.trainer.agreement import Agreement
+from groundup.trainer.changes import apply
 from groundup.trainer.console import quiet, say
+from groundup.trainer.course import Course, mixes
 from groundup.trainer.device import device_of
 from groundup.trainer.export import export, export_head
+from groundup.trainer.live import FILE, Live
 from groundup.trainer.lock import only_one
 from groundup.trainer.micro_batch import Found, Trial
 from groundup.trainer.segments import Segment
@@ -58,6 +63,10 @@ class Recipe(Protocol):
     callback: dict[str, Any]
     logger: dict[str, Any]
     stop_steps: int | None
+
+    def course(self) -> Course: ...
+
+    def check_segments(self, segments: Sequence[Segment]) -> None: ...
 
 
 @dataclasses.dataclass
@@ -94,7 +103,7 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
     clock = clock_of(source, segments)
     begun = time.monotonic()
     with only_one(folder):
-        found = Found(folder)
+        found, live = Found(folder), _live(recipe, folder)
         if ranks.rank() == 0:
             rollback.set_aside(folder, segments, decisions.read(folder))
         while (number := segment_list.at(segments, clock)) < len(segments):
@@ -103,9 +112,9 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
             if last <= clock.steps:
                 break
             say(f"segment {number + 1} of {len(segments)} ({segment.reason}): steps {clock.steps} to {last}")
-            effective = segment_list.apply(recipe, segment.set)
+            effective = apply(recipe, segment.set)
             effective.data = _settled(effective, recipe, folder, clock, found)
-            module, trainer, data = _build(recipe, effective, folder, segments, number, clock, last, source)
+            module, trainer, data = _build(recipe, effective, folder, segments, number, clock, last, source, live)
             if recipe.trainer.validate_first and not clock.steps and leads:
                 first = build_trainer(recipe, _agreed(recipe, clock), list(trainer.loggers), folder, held_out=True)
                 first.validate(module, datamodule=data, verbose=False)
@@ -115,7 +124,9 @@ def train(recipe: Recipe, folder: Path, segments: Sequence[Segment], source: Pat
                 clock = clock_of(source, segments)
                 continue
             clock, source = module.progress, checkpoint.path_of(folder, module.progress.steps)
-            if clock.steps < last:  # a callback saw reason to stop
+            if any(watcher.decided for watcher in live):
+                segments = _follow(recipe, folder, trainer)
+            elif clock.steps < last:  # a callback saw reason to stop
                 break
         seconds = time.monotonic() - begun
         if not leads or number < len(segments):
@@ -139,13 +150,39 @@ def _go_back(
     made = decisions.read(folder)
     if not made[-1].goes_back:
         raise rollback.ended(made[-1])
-    segments = rollback.follow(recipe, segments, made[-1])
+    segments = recipe.course().segments(made)
     if ranks.rank() == 0:
         rollback.set_aside(folder, segments, made)
         segment_list.write(folder, to_dict(recipe), segments)
     say(rollback.told(made[-1]))
     trainer.strategy.barrier()
     return segments, None if made[-1].checkpoint is None else folder / checkpoint.FOLDER / made[-1].checkpoint
+
+
+def _live(recipe: Recipe, folder: Path) -> list[Live]:
+    """Who looks for changes in the run folder, where all ranks can act on them at one step."""
+    if not getattr(recipe.strategy, "steerable", True):
+        if (folder / FILE).exists():
+            say(f"{folder / FILE}: is not looked at with strategy={recipe.strategy.kind}; plan changes=[...] instead")
+        return []
+
+    def check(decision: Decision) -> None:
+        assert decision.clock is not None
+        segments = recipe.course().segments([*decisions.read(folder), decision])
+        recipe.check_segments([segment for segment in segments if segment.last.steps > decision.clock.steps])
+
+    return [Live(check)]
+
+
+def _follow(recipe: Recipe, folder: Path, trainer: lightning.Trainer) -> Sequence[Segment]:
+    """The segments after a change that rank 0 wrote down; all ranks read it."""
+    trainer.strategy.barrier()
+    made = decisions.read(folder)
+    segments = recipe.course().segments(made)
+    if ranks.rank() == 0:
+        segment_list.write(folder, to_dict(recipe), segments)
+    say(f"step {made[-1].step}: {made[-1].why}")
+    return segments
 
 
 def clock_of(source: Path | None, segments: Sequence[Segment]) -> Progress:
@@ -168,6 +205,19 @@ def _era_end(segments: Sequence[Segment], number: int) -> Progress:
     """The clock reading at which the run was to end, as planned while this segment runs."""
     tokens = segments[number].set.get("tokens")
     return [segment for segment in segments if segment.set.get("tokens") == tokens][-1].last
+
+
+def _taken_over(recipe: Recipe, segments: Sequence[Segment], number: int, clock: Progress) -> Any:
+    """The optimizer's config before a seam where it is of another kind behind it, else None; it is told of."""
+    if not number or clock != segments[number].first:
+        return None
+    before, after = (apply(recipe, segments[each].set).optimizer for each in (number - 1, number))
+    if before.kind == after.kind:
+        return None
+    kept = [role for role in ROLES if carries(before, after, role)]
+    what = f"what {before.kind} knows of {', '.join(kept)} parameters is taken over" if kept else "it begins anew"
+    say(f"optimizer={after.kind} in the place of {before.kind}: {what}{', all else begins anew' if kept else ''}")
+    return before
 
 
 def _setting(recipe: Recipe, folder: Path, first: Progress, total: Progress) -> Setting:
@@ -225,16 +275,18 @@ def _build(
     clock: Progress,
     last: int,
     source: Path | None,
+    live: Sequence[Live],
 ) -> tuple[Objective, lightning.Trainer, StepModule]:
     setting = _setting(effective, folder, clock, _era_end(segments, number))
+    setting.before = _taken_over(recipe, segments, number, clock)
     module = effective.objective.build(effective.model, effective.optimizer, effective.schedule, setting)
     view = _view(effective, setting)
-    data = effective.data.build(
-        effective.seed, clock, last - clock.steps, *recipe.strategy.share(ranks.world(), ranks.rank()), view
-    )
+    share = recipe.strategy.share(ranks.world(), ranks.rank())
+    mixed = {"mixes": mixes(recipe, segments[: number + 1])} if hasattr(effective.data, "ease_tokens") else {}
+    data = effective.data.build(effective.seed, clock, last - clock.steps, *share, view, **mixed)
     if not recipe.strategy.leads(ranks.rank()):
         return module, build_trainer(recipe, _agreed(recipe, clock), [], folder, held_out=False), data
-    callbacks = [*_agreed(recipe, clock), *callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})]
+    callbacks = [*_agreed(recipe, clock), *live, *callback_config.build({"checkpoint": _AT_THE_END, **recipe.callback})]
     for callback in callbacks:
         if isinstance(callback, Checkpoint):
             callback.place(
@@ -313,7 +365,7 @@ def _finish(
     """Make the run folder a model folder, and measure the weights it will be loaded with."""
     if source is None:
         raise CheckpointError(str(folder), "holds no checkpoint of the run's end", "run the same command again")
-    effective = segment_list.apply(recipe, segments[-1].set)
+    effective = apply(recipe, segments[-1].set)
     effective.data = found.used(effective.data)
     if ranks.rank() == 0:
         export(source, effective.model, tokenizer_folder(storage_of(recipe.data)), folder)

@@ -6,32 +6,19 @@ changed and from which clock reading on, so that the effective config at any ste
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groundup.core.config import fingerprint, schema
-from groundup.core.config.schema import option
-from groundup.core.errors import CheckpointError, ConfigError, nearest
+from groundup.core.config import fingerprint
+from groundup.core.errors import CheckpointError
 from groundup.core.files import atomic_write
 from groundup.core.progress import Progress
+from groundup.trainer.changes import apply
 
 FILE = "segments.jsonl"
-MEANINGS = ("objective.sentinels", "objective.first_sentinel", "objective.mask_id")
-"""Options by which ids mean what they mean."""
-
-CHANGEABLE = ("optimizer.", "schedule.", "objective.", "data.batch_tokens", "data.weights", "data.skips")
-
-
-@schema("change", "at")
-class Change:
-    """A planned change of the run: from `tokens` on, these keys have these values."""
-
-    tokens: int = option(doc="clock reading, in tokens, from which the change holds", at_least=1)
-    set: dict[str, Any] = option({}, "dotted keys and their new values")
 
 
 @dataclass(frozen=True)
@@ -43,7 +30,7 @@ class Segment:
         last: clock reading at its end.
         set: every dotted key that differs from the run's first config.
         reason: why it began.
-        planned: a change of the plan begins with it; False where a decision of the run itself does.
+        planned: a person's change begins with it; False where a decision of the run itself does.
     """
 
     first: Progress
@@ -58,75 +45,46 @@ class Segment:
         return self.last.steps - self.first.steps
 
 
-def plan(config: Any, changes: Sequence[tuple[int, dict[str, Any], str]], tokens: int) -> list[Segment]:
-    """The segments of a run of `tokens` tokens; a change begins at the first step boundary at or after its tokens.
+@dataclass(frozen=True)
+class Break:
+    """A clock reading, in tokens, at or behind which a segment must end, why, and whether a person planned it."""
+
+    tokens: int
+    why: str
+    planned: bool = True
+
+
+def lay_out(
+    config: Any,
+    breaks: Sequence[Break],
+    keys: Callable[[int], dict[str, Any]],
+    tokens: int,
+    done: Sequence[Segment] = (),
+) -> list[Segment]:
+    """The segments of a run of `tokens` tokens, each from the first step boundary at or after its breaks.
 
     Args:
         config: the run's first config: a dataclass with `data.context` and `data.batch_tokens`.
-        changes: (tokens, keys, reason) in the order of their tokens.
+        breaks: in any order.
+        keys: what differs from the first config at a clock reading in tokens; it changes at breaks alone.
         tokens: length of the run; the last step may run past it.
+        done: the first segments, which stay as they are.
     """
-    segments: list[Segment] = []
-    clock, keys, reason = Progress(), dict[str, Any](), "start"
-    for until, further, why in [*changes, (tokens, {}, "end")]:
-        effective = apply(config, keys)
-        samples = effective.data.batch_tokens // effective.data.context
-        each = samples * effective.data.context
-        steps = max(0, -(-(min(until, tokens) - clock.tokens) // each))
-        if steps:
-            last = clock.after(steps=steps, samples=steps * samples, tokens=steps * each)
-            segments.append(Segment(clock, last, dict(keys), reason))
-            clock, reason = last, why
-        else:
-            reason = f"{reason}, {why}" if segments else reason
-        keys = {**keys, **further}
+    segments = list(done)
+    clock, before = (done[-1].last, done[-1].first.tokens) if done else (Progress(), -1)
+    while clock.tokens < tokens:
+        begun = [entry for entry in breaks if before < entry.tokens <= clock.tokens]
+        until = min([tokens, *(entry.tokens for entry in breaks if entry.tokens > clock.tokens)])
+        found = keys(clock.tokens)
+        data = apply(config, found).data
+        samples = data.batch_tokens // data.context
+        steps = -(-(until - clock.tokens) // (samples * data.context))
+        last = clock.after(steps=steps, samples=steps * samples, tokens=steps * samples * data.context)
+        reasons = [*([] if segments else ["start"]), *(entry.why for entry in begun)]
+        planned = not begun or any(entry.planned for entry in begun)
+        segments.append(Segment(clock, last, found, ", ".join(dict.fromkeys(reasons)), planned))
+        clock, before = last, clock.tokens
     return segments
-
-
-def apply(config: Any, keys: dict[str, Any]) -> Any:
-    """A copy of a config with dotted keys set, each component's own checks run again.
-
-    Raises:
-        ConfigError: a key that does not exist or may not change in flight, or a value its component refuses.
-    """
-    changed = copy.deepcopy(config)
-    for key, value in keys.items():
-        if key != "tokens" and not key.startswith(CHANGEABLE):
-            raise ConfigError(f"changes: {key}", "cannot change in flight", f"allowed: {', '.join(CHANGEABLE)}")
-        *path, name = key.split(".")
-        parents = [changed]
-        for part in path:
-            parents.append(getattr(parents[-1], part, None))
-        owner = parents[-1]
-        if not is_dataclass(owner) or isinstance(owner, type) or name not in {f.name for f in fields(owner)}:
-            known = [f.name for f in fields(owner)] if is_dataclass(owner) else []
-            raise ConfigError(f"changes: {key}", "no such option", nearest(name, known))
-        if key in MEANINGS:
-            raise ConfigError(f"changes: {key}", "would give ids another meaning in flight", "begin another run")
-        kind = str(next(f.type for f in fields(owner) if f.name == name))
-        if not _fits(value, kind):
-            wanted = kind.replace("None", "null")
-            raise ConfigError(f"changes: {key}={value}", f"must be {wanted}", "correct the change")
-        try:
-            new: Any = replace(owner, **{name: value})
-        except (ConfigError, TypeError) as error:
-            raise ConfigError(f"changes: {key}={value}", str(error), "correct the change") from None
-        for parent, part in zip(reversed(parents[:-1]), reversed(path), strict=True):
-            setattr(parent, part, new)
-            new = parent
-        changed = new
-    return changed
-
-
-def _fits(value: Any, kind: str) -> bool:
-    """Whether a value is of a type as it is written; of lists and the like nothing is said here."""
-    names = kind.split(" | ")
-    plain: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
-    if not set(names) <= {*plain, "None"}:
-        return True
-    if value is None or isinstance(value, bool):
-        return ("None" if value is None else "bool") in names
-    return any(isinstance(value, plain[name]) for name in names if name in plain and name != "bool")
 
 
 def at(segments: Sequence[Segment], clock: Progress) -> int:

@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from groundup.callback import decisions
 from groundup.core.errors import CheckpointError, ConfigError, UserError
 from groundup.core.files import atomic_file
 from groundup.shard.manifest import Manifest
@@ -22,7 +23,7 @@ from groundup.trainer.environment import FILE, ROOT, rows
 from groundup.trainer.find import find, is_run
 
 CODE = ("train.py", "prepare.py", "evaluate.py", "conf", "src", "pyproject.toml", "README.md", "LICENSE")
-FIGURES = (segments.FILE, FILE, "metrics.csv", "report.json", "changes")
+FIGURES = (segments.FILE, decisions.FILE, FILE, "metrics.csv", "report.json", "changes")
 README = """A run of groundup, and what it takes to repeat it.
 
     code/               the program

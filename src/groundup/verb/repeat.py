@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import groundup.verb.train  # noqa: F401  # registers the groups
+from groundup.callback import decisions
 from groundup.callback.history import METRICS, read
 from groundup.core.config import from_dict
 from groundup.core.errors import CheckpointError, ConfigError, UserError
+from groundup.core.files import make_folder
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments
 from groundup.trainer.environment import differences, rows, told
@@ -76,6 +79,8 @@ def repeat(run: Path, losses: int, data: Path | None = None) -> Repeated:
             what = f"its manifest is {digest[:16]}, and the run read {kept[0]['data'][:16]}"
             raise ConfigError(f"data.path={again.data.path}", what, "prepare it as the run's data was, or give --data")
         again.check()
+        if (run / decisions.FILE).exists():  # what was changed on the way is changed again
+            shutil.copy(run / decisions.FILE, make_folder(again.folder()) / decisions.FILE)
         again.run()
         (made,) = (Path(place) / again.name).iterdir()
         mine = read(made / METRICS)[LOSS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +24,22 @@ import groundup.trainer.logger_config  # these register the groups
 from groundup.callback import decisions
 from groundup.core import checkpoint, ranks
 from groundup.core.bits import OF_TEXT, told
-from groundup.core.config import MISSING, fingerprint, from_dict, identity_of, option, schema, to_dict
+from groundup.core.config import MISSING, fingerprint, identity_of, option, schema, to_dict
 from groundup.core.config.verb import command
-from groundup.core.errors import CheckpointError, ConfigError, DataError
-from groundup.core.files import make_folder, read_json
+from groundup.core.errors import ConfigError
+from groundup.core.files import make_folder
 from groundup.core.memory import keep_freed_memory
 from groundup.launcher.job import Job
 from groundup.launcher.processes import die_with_parent
 from groundup.shard.manifest import Manifest
 from groundup.trainer import rollback
 from groundup.trainer import segments as segment_list
+from groundup.trainer.changes import Change, Turn, apply
 from groundup.trainer.console import say
+from groundup.trainer.course import Course
 from groundup.trainer.lock import only_one
-from groundup.trainer.segments import Change, Segment
-from groundup.verb import examples, room, text
+from groundup.trainer.segments import Segment
+from groundup.verb import examples, resuming, room, text
 
 if TYPE_CHECKING:
     from groundup.tokenizer.protocol import Tokenizer
@@ -58,7 +60,7 @@ class Train:
     objective: Any = option(MISSING, "what is minimised")
     optimizer: Any = option(MISSING, "the update rule")
     schedule: Any = option(MISSING, "the learning rate over the run")
-    changes: list[Change] = option([], "planned changes: [{tokens: N, set: {data.batch_tokens: 65536}}]")
+    changes: list[Change] = option([], "planned changes: [{tokens: N, set: {optimizer.rate: 0.001}, undo: [...]}]")
     strategy: Any = option(MISSING, "how the net is spread over devices", identity=False)
     launcher: Any = option(MISSING, "what starts the processes", identity=False)
     trainer: Any = option(MISSING, "device, precision, pace", identity=False)
@@ -90,22 +92,7 @@ class Train:
         self._settle_length(manifest)
         self._check_beginning(manifest)
         self._check_objective(manifest, self.objective)
-        if getattr(self.model, "mup_base", None) is not None and self.optimizer.kind == "sgd":
-            raise ConfigError(
-                "optimizer=sgd",
-                "moves weights otherwise than model.mup_base allows for",
-                "choose adamw, lion or adafactor",
-            )
-        plan = self.plan()
-        for segment in plan:
-            effective = segment_list.apply(self, segment.set)
-            self._check_objective(manifest, effective.objective)
-            self._check_batch_norm(effective.data)
-            self._check_layout(effective.data)
-            try:
-                effective.schedule.check(plan[-1].last)
-            except ConfigError as error:
-                raise error.under("schedule") from None
+        self.check_segments(self.plan())
         for name, callback in self.callback.items():
             if hasattr(callback, "check"):
                 try:
@@ -113,13 +100,41 @@ class Train:
                 except ConfigError as error:
                     raise error.under(f"callback.{name}") from None
         room.check(self.runs, self.folder(), self.model.parameters()["total"])
-        self._check_resume()
+        resuming.check(self)
         keep_freed_memory()  # before torch is imported
         from groundup.trainer.device import device_of
 
         accelerator, _ = device_of(self.trainer)
         if accelerator == "cpu" and getattr(self.model, "kernel", "sdpa") == "flex":
             raise ConfigError("model.kernel=flex", "computes no gradients on a CPU", "set model.kernel=sdpa")
+
+    def check_segments(self, segments: Sequence[Segment]) -> None:
+        """Find what cannot work in any of the configs that the run comes to.
+
+        Raises:
+            ConfigError: with the key and the remedy.
+        """
+        manifest = Manifest.read(self.data.path)
+        for segment in segments:
+            effective = apply(self, segment.set)
+            if effective.data != self.data:
+                effective.data.check()
+            self._check_objective(manifest, effective.objective)
+            self._check_batch_norm(effective.data)
+            self._check_layout(effective)
+            if getattr(self.model, "mup_base", None) is not None and effective.optimizer.kind == "sgd":
+                raise ConfigError(
+                    "optimizer=sgd",
+                    "moves weights otherwise than model.mup_base allows for",
+                    "choose adamw, lion or adafactor",
+                )
+            if effective.optimizer.kind != self.optimizer.kind and not getattr(self.strategy, "takes_over", True):
+                what = f"cannot take over from {self.optimizer.kind} with strategy={self.strategy.kind}"
+                raise ConfigError(f"changes: optimizer={effective.optimizer.kind}", what, "leave it, or choose fsdp")
+            try:
+                effective.schedule.check(segments[-1].last)
+            except ConfigError as error:
+                raise error.under("schedule") from None
 
     def _settle_launcher(self) -> None:
         """What starts processes must know how many, before anything is laid out over them."""
@@ -145,8 +160,9 @@ class Train:
             )
         self.tokens = said or self.tokens or TOKENS
 
-    def _check_layout(self, data: Any) -> None:
+    def _check_layout(self, effective: Any) -> None:
         """The strategy must be able to spread this network and batch over the ranks that were or will be started."""
+        data = effective.data
         reason = getattr(self.strategy, "needs_rows", None)
         if data.micro_batch == groundup.data.config.AUTO and reason is not None:
             raise ConfigError(
@@ -157,8 +173,8 @@ class Train:
         if hasattr(self.strategy, "check"):  # a plugin's strategy need not have any, nor what is asked for below
             self.strategy.check(self.launcher.world(), self.model, data)
         if hasattr(self.strategy, "check_optimizer"):
-            self.strategy.check_optimizer(self.optimizer.kind)
-        self._check_steering()
+            self.strategy.check_optimizer(effective.optimizer.kind)
+        self._check_steering(effective.optimizer)
         if self.trainer.compile and getattr(self.strategy, "splits_backward", False):
             raise ConfigError(
                 f"strategy.schedule={self.strategy.schedule}",
@@ -185,7 +201,7 @@ class Train:
                     f"leave it out: ~callback.{name}",
                 )
 
-    def _check_steering(self) -> None:
+    def _check_steering(self, optimizer: Any) -> None:
         """Who may refuse steps and send the run back must be able to, by every measure that it may take."""
         for name, callback in self.callback.items():
             if not getattr(callback, "steers", False):
@@ -197,8 +213,8 @@ class Train:
                     f"leave it out: ~callback.{name}",
                 )
             escalation = getattr(callback, "escalation", ())
-            rates = getattr(self.optimizer, "rates", ("rate",))
-            unable = [f"optimizer={self.optimizer.kind}"] * (not all(hasattr(self.optimizer, rate) for rate in rates))
+            rates = getattr(optimizer, "rates", ("rate",))
+            unable = [f"optimizer={optimizer.kind}"] * (not all(hasattr(optimizer, rate) for rate in rates))
             if "rate" in escalation and unable:
                 raise ConfigError(f"callback.{name}.escalation", f"{unable[0]} has no rate", "take rate out of it")
             if "embedding" in escalation and not hasattr(self.objective, "embedding_gradient"):
@@ -299,18 +315,24 @@ class Train:
                 f"prepare it with tokenizer=pretrained tokenizer.path={folder}",
             )
 
-    def plan(self) -> list[Segment]:
-        """The run's segments: planned changes, then what `extend_tokens` adds."""
-        changes = [(change.tokens, dict(change.set), f"change at {change.tokens} tokens") for change in self.changes]
-        if changes != sorted(changes, key=lambda change: change[0]):
+    def course(self) -> Course:
+        """What the run's segments follow from: planned changes, and what `extend_tokens` adds."""
+        turns = [
+            Turn(change.tokens, change.set, tuple(change.undo), f"change at {change.tokens} tokens")
+            for change in self.changes
+        ]
+        if turns != sorted(turns, key=lambda turn: turn.tokens):
             raise ConfigError("changes", "are not in the order of their tokens", "sort them")
         tokens = self.tokens or TOKENS
         if self.extend_tokens:
-            changes.append(
-                (tokens, {"tokens": tokens + self.extend_tokens}, f"extended by {self.extend_tokens} tokens")
-            )
+            longer = {"tokens": tokens + self.extend_tokens}
+            turns.append(Turn(tokens, longer, why=f"extended by {self.extend_tokens} tokens"))
             tokens += self.extend_tokens
-        return segment_list.plan(self, changes, tokens)
+        return Course(self, turns, tokens)
+
+    def plan(self) -> list[Segment]:
+        """The run's segments, unless something is decided on its way."""
+        return self.course().segments()
 
     def folder(self) -> Path:
         """Where the run lives: a pure function of what defines its mathematics, so all ranks agree."""
@@ -333,7 +355,7 @@ class Train:
             return
         if ranks.under_torchrun():  # else one whose agent was killed would train on where its place is given away
             die_with_parent()
-        plan = rollback.followed(self, self.plan(), decisions.read(folder))
+        plan = self.course().segments(decisions.read(folder))
         source = None if self.fresh and not self.resume else self._source(folder, plan)
         from groundup.trainer import environment
         from groundup.trainer.report import write_run_report
@@ -362,30 +384,8 @@ class Train:
     def _source(self, folder: Path, plan: list[Segment]) -> Path | None:
         if self.resume:
             checkpoint.verify(Path(self.resume))
-            self._check_resume()
+            resuming.check(self)
             return Path(self.resume)
         if decisions.attempts(decisions.read(folder)):
             return checkpoint.newest(folder, say, lambda path: rollback.lies_on(plan, path))
         return checkpoint.newest(folder, say)
-
-    def _check_resume(self) -> None:
-        """What can be seen of a checkpoint that is named without reading it all, and without torch."""
-        if self.resume is None:
-            return
-        path = Path(self.resume)
-        if not path.is_dir():
-            raise CheckpointError(f"resume={path}", "is not a folder", "give a step-N folder below checkpoints/")
-        with suppress(DataError, KeyError, TypeError):  # what is missing or damaged, `verify` names before the run
-            self._check_model(path)
-
-    def _check_model(self, path: Path) -> None:
-        """A checkpoint's nets, as their configs describe them, must be this run's; dropout may differ."""
-        saved = to_dict(from_dict("model", read_json(path / "state.json")["nets"]["model"]))
-        mine = to_dict(self.model)
-        for key in sorted(saved.keys() | mine.keys()):
-            if not key.endswith("dropout") and saved.get(key) != mine.get(key):
-                raise CheckpointError(
-                    f"resume={path}",
-                    f"is another model's: model.{key} is {saved.get(key)} there and {mine.get(key)} here",
-                    "give the model it was trained with, or a checkpoint of this one",
-                )

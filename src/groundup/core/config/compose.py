@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]  # it ships no types
 
 from groundup.core.config.schema import groups
 from groundup.core.errors import ConfigError, nearest
@@ -45,6 +46,18 @@ def composed(conf: Path, verb: str, *overrides: str) -> Any:
     store()
     with initialize_config_dir(str(conf), version_base="1.3"):
         return instantiate(compose(verb, overrides=list(overrides)))
+
+
+def parsed(text: str) -> Any:
+    """What a YAML text says, as Hydra reads values: plain dicts, lists and scalars; {} for an empty one.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError("YAML", " ".join(str(error).split()), "correct it") from None
 
 
 def instantiate(node: DictConfig, path: str = "") -> Any:
