@@ -1,19 +1,28 @@
 """Checkpoint directories: `step-N/`, whole or absent, verified by hash; what their files mean is not known here.
 
-A checkpoint is written under a partial name, its files hashed into `manifest.json`, a `COMPLETE` marker
-written last, and only then given its name. A reader takes the newest one whose files match their hashes.
+A checkpoint is written under a partial name, the hashes of its files into `manifest.json`, a `COMPLETE` marker
+last, and only then it is given its name. A reader takes the newest one whose files match their hashes.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from groundup.core.errors import CheckpointError
-from groundup.core.files import atomic_json, atomic_write, checksum, make_folder, read_json, storage_error, sync_folder
+from groundup.core import disk
+from groundup.core.errors import CheckpointError, DataError
+from groundup.core.files import (
+    atomic_json,
+    atomic_write,
+    checksum,
+    make_folder,
+    read_json,
+    remove_folder,
+    storage_error,
+)
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -28,16 +37,20 @@ def path_of(run: Path, step: int) -> Path:
 def begin(run: Path, step: int) -> Path:
     """Make the empty partial folder into which every rank writes; rank 0 calls this, the others use the path.
 
+    What writers that were stopped have left is cleared away.
+
     Raises:
         StorageError: it cannot be made.
     """
+    place = make_folder(run / FOLDER)
     partial = partial_of(run, step)
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
+        for left in place.glob(".step-*"):
+            remove_folder(left)
+        disk.make(partial)
     except OSError as error:
         raise storage_error(partial, error) from error
-    return make_folder(partial)
+    return partial
 
 
 def partial_of(run: Path, step: int) -> Path:
@@ -45,34 +58,27 @@ def partial_of(run: Path, step: int) -> Path:
     return run / FOLDER / f".step-{step}.partial"
 
 
-def commit(run: Path, step: int) -> Path:
+def commit(run: Path, step: int, files: Mapping[str, Mapping[str, Any]]) -> Path:
     """Turn the partial folder into the checkpoint of its step, durably; one at that step before is replaced.
+
+    Args:
+        run: its folder.
+        step: as given to `begin`.
+        files: for each file the `sha256` and `size` of what was to be written; its bytes must be on disk by now.
 
     Raises:
         StorageError: the disk refused; checkpoints that were complete stay so.
     """
     partial, final = partial_of(run, step), path_of(run, step)
     try:
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        for path in files:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        listed = {
-            path.relative_to(partial).as_posix(): {"sha256": checksum(path), "size": path.stat().st_size}
-            for path in files
-        }
-        atomic_json(partial / MANIFEST, {"step": step, "files": listed})
-        atomic_write(partial / MARKER, checksum(partial / MANIFEST) + "\n")
+        atomic_json(partial / MANIFEST, {"step": step, "files": dict(sorted(files.items()))})
+        atomic_write(partial / MARKER, checksum(partial / MANIFEST) + "\n")  # the names of all files are on disk before
         replaced = final.with_name(f".{final.name}.replaced")
         if final.exists():
-            final.replace(replaced)
-        partial.replace(final)
-        sync_folder(final.parent)
-        if replaced.exists():
-            shutil.rmtree(replaced)
+            disk.rename(final, replaced)
+        disk.rename(partial, final)
+        disk.sync_names(final.parent)
+        remove_folder(replaced)
     except OSError as error:
         raise storage_error(final, error) from error
     return final
@@ -87,7 +93,7 @@ def verify(folder: Path) -> None:
     remedy = "give an older one with resume=PATH, or restore it from a copy"
     if not (folder / MARKER).is_file() or not (folder / MANIFEST).is_file():
         raise CheckpointError(str(folder), "is not a complete checkpoint", remedy)
-    if (folder / MARKER).read_text().strip() != checksum(folder / MANIFEST):
+    if (folder / MARKER).read_text(errors="replace").strip() != checksum(folder / MANIFEST):
         raise CheckpointError(str(folder / MANIFEST), "differs from what was written", remedy)
     for name, entry in read_json(folder / MANIFEST)["files"].items():
         path = folder / name
@@ -125,7 +131,7 @@ def newest(run: Path, tell: Callable[[str], None], wanted: Callable[[Path], bool
     for folder in reversed(folders):
         try:
             verify(folder)
-        except CheckpointError as error:
+        except (CheckpointError, DataError) as error:
             tell(f"{error.where}: {error.what}; falling back to an older checkpoint")
         else:
             return folder
@@ -136,21 +142,34 @@ def newest(run: Path, tell: Callable[[str], None], wanted: Callable[[Path], bool
     return None
 
 
-def prune(run: Path, keep_latest: int, keep: set[int]) -> None:
-    """Delete all but the newest `keep_latest` checkpoints and those of the steps in `keep`.
+def prune(run: Path, outdated: Callable[[Collection[int]], Iterable[int]]) -> None:
+    """Delete those of a run's checkpoints that a rule says, of their steps, need not stay.
 
     Raises:
         StorageError: one cannot be deleted.
     """
-    folders = listed(run)
-    for folder in folders[: max(0, len(folders) - keep_latest)]:
-        if step_of(folder) in keep:
-            continue
+    folders = {step_of(path): path for path in listed(run)}
+    for step in outdated(folders):
         try:
-            (folder / MARKER).unlink(missing_ok=True)  # from here on nobody takes it for a checkpoint
-            shutil.rmtree(folder)
+            with suppress(FileNotFoundError):
+                disk.unlink(folders[step] / MARKER)  # from here on nobody takes it for a checkpoint
+            remove_folder(folders[step])
         except OSError as error:
-            raise storage_error(folder, error) from error
+            raise storage_error(folders[step], error) from error
+
+
+def outdated(steps: Collection[int], newest: int, keep_latest: int, keep: Collection[int]) -> list[int]:
+    """Which checkpoints need not stay.
+
+    Args:
+        steps: of those there are.
+        newest: the one written last. Those of later steps stand on another path or are damaged: they stay until the
+            run comes there, and do not count.
+        keep_latest: so many stay, up to that one.
+        keep: these stay too.
+    """
+    before = sorted(step for step in steps if step <= newest)
+    return [step for step in before[:-keep_latest] if step not in keep]
 
 
 _NAME = re.compile(r"step-(\d+)")
