@@ -22,6 +22,7 @@ from short_run import ROOT, command, environment, fingerprint, prepare, rows, ru
 KILLED = ("tokens=1228800", "callback.checkpoint.every=11", "trainer.validate_every=120")
 STEPS = 600
 SHORT = (
+    "model.width=32",
     "tokens=409600",
     "callback.checkpoint.every=20",
     "trainer.validate_every=80",
@@ -114,7 +115,7 @@ def kills(count: int, ranks: int = 1, *more: str) -> tuple[float, int]:
             if draw.random() < 0.2:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(draw.uniform(0.1, 5.0))
-            elif run.wait_for(process, int((number + draw.random()) * STEPS / (count + 1))):
+            elif run.wait_for(process, int((number + draw.random()) * STEPS / (count + 3))):
                 time.sleep(draw.uniform(0, 0.3))
             if process.poll() is not None:
                 print(run.log.read_text()[-2000:], file=sys.stderr)
@@ -153,7 +154,7 @@ def faults() -> tuple[float, int]:
         for kind in kinds:
             run.runs = run.runs.with_name(kind.__name__)
             run.runs.mkdir()
-            with small_disk(run.runs):
+            with small_disk(run.runs) if kind in (full_disk, read_only) else contextlib.nullcontext():
                 held += met(run, kind, wanted)
     with proof((*SHORT, "strategy=ddp"), 2) as (run, wanted):
         held += met(run, stopped, wanted)

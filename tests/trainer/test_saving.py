@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("saving_ranks.py")
 composed = partial(compose.composed, ROOT / "conf")
 TINY = [
-    "model.layers=1",
+    "model.layers=2",
     "model.width=16",
     "model.heads=2",
     "data.context=16",
@@ -119,7 +119,7 @@ def test_a_stop_asked_for_where_a_validation_is_due_comes_a_step_later(data, tmp
 
 def test_two_ranks_stop_together_when_one_is_asked_to_and_end_as_if_nothing_had_been(data, tmp_path) -> None:
     def command(runs: str, *more: str) -> list[str]:
-        spread = ["strategy=fsdp", f"data.path={data}", f"runs={tmp_path / runs}", "callback.checkpoint.keep_latest=9"]
+        spread = ["strategy=fsdp", f"data.path={data}", f"runs={tmp_path / runs}", "callback.checkpoint.keep_latest=99"]
         return [*TINY, *spread, *more]
 
     asked = launch(SCRIPT, *command("stopped", *STOP, "callback.fault.first=6", "callback.fault.rank=1"), processes=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, distributed
 from groundup.callback import tensors as files
 from groundup.core import checkpoint
 from groundup.core.errors import UserError
-from groundup.core.files import atomic_json, entry_of, storage_error
+from groundup.core.files import atomic_json, entry_of, remove_folder, storage_error
 
 T = TypeVar("T")
 STATE = "state.json"
@@ -132,6 +133,9 @@ class Writer:
         if self._leads and not failures:
             parts = [one for one, _ in told if one is not None]
             failures = [_outcome(lambda: self._complete(plan, request, parts))[1]]
+        if self._leads and any(failures):
+            with suppress(OSError):
+                remove_folder(partial)  # the disk may be full of it
         self._agreed(failures)
 
     def _complete(self, plan: files.Plan, request: Request, written: Sequence[files.Written]) -> None:

@@ -46,7 +46,11 @@ def begin(run: Path, step: int) -> Path:
     partial = partial_of(run, step)
     try:
         for left in place.glob(".step-*"):
-            remove_folder(left)
+            match = _REPLACED.fullmatch(left.name)
+            if match is not None and not (place / match[1]).exists():
+                disk.rename(left, place / match[1])
+            else:
+                remove_folder(left)
         disk.make(partial)
     except OSError as error:
         raise storage_error(partial, error) from error
@@ -73,7 +77,7 @@ def commit(run: Path, step: int, files: Mapping[str, Mapping[str, Any]]) -> Path
     try:
         atomic_json(partial / MANIFEST, {"step": step, "files": dict(sorted(files.items()))})
         atomic_write(partial / MARKER, checksum(partial / MANIFEST) + "\n")  # the names of all files are on disk before
-        replaced = final.with_name(f".{final.name}.replaced")
+        replaced = final.with_name(f".{final.name}.replaced")  # until the new one is there, readers take it
         if final.exists():
             disk.rename(final, replaced)
         disk.rename(partial, final)
@@ -104,9 +108,17 @@ def verify(folder: Path) -> None:
 
 
 def listed(run: Path) -> list[Path]:
-    """The checkpoints that bear a final name, oldest step first, verified or not."""
-    found = [(int(match[1]), path) for path in (run / FOLDER).glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    """The checkpoints of a run, oldest step first, verified or not; one each step.
+
+    One that was being replaced when its writer was stopped stands under another name than `path_of` says.
+    """
+    place = run / FOLDER
+    found: dict[int, Path] = {}
+    for path in [*place.glob(".step-*.replaced"), *place.glob("step-*")]:
+        step = _step(path)
+        if step is not None:
+            found[step] = path
+    return [path for _, path in sorted(found.items())]
 
 
 def step_of(folder: Path) -> int:
@@ -115,10 +127,10 @@ def step_of(folder: Path) -> int:
     Raises:
         CheckpointError: the name is not `step-N`.
     """
-    match = _NAME.fullmatch(folder.name)
-    if match is None:
+    step = _step(folder)
+    if step is None:
         raise CheckpointError(str(folder), "is not named step-N", "give a folder below checkpoints/")
-    return int(match[1])
+    return step
 
 
 def newest(run: Path, tell: Callable[[str], None], wanted: Callable[[Path], bool] = lambda _: True) -> Path | None:
@@ -172,4 +184,11 @@ def outdated(steps: Collection[int], newest: int, keep_latest: int, keep: Collec
     return [step for step in before[:-keep_latest] if step not in keep]
 
 
+def _step(folder: Path) -> int | None:
+    match = _REPLACED.fullmatch(folder.name)
+    match = _NAME.fullmatch(folder.name if match is None else match[1])
+    return None if match is None else int(match[1])
+
+
 _NAME = re.compile(r"step-(\d+)")
+_REPLACED = re.compile(r"\.(step-\d+)\.replaced")
