@@ -36,10 +36,10 @@ WIDTH, VOCABULARY, SQUARE = 768, 32768, 1024
 
 
 def state(millions: float) -> dict[str, torch.Tensor]:
-    """Weights and moments of so many million parameters, in the shapes of a decoder's."""
+    """Weights and moments of so many million parameters or a few more, in the shapes of a decoder's."""
     shapes = {"embed": (VOCABULARY, WIDTH)} if millions > 30 else {"embed": (1024, WIDTH)}
     left = int(millions * 1e6) - shapes["embed"][0] * WIDTH
-    for number in range(left // (12 * WIDTH * WIDTH)):
+    for number in range(-(-left // (12 * WIDTH * WIDTH))):
         each = {"qkv": (3 * WIDTH, WIDTH), "out": (WIDTH, WIDTH), "up": (4 * WIDTH, WIDTH), "down": (WIDTH, 4 * WIDTH)}
         shapes |= {f"blocks.{number}.{name}": shape for name, shape in each.items()}
     found = {}
