@@ -9,12 +9,13 @@ import pytest
 
 from groundup.core import checkpoint
 from groundup.core.errors import CheckpointError
+from groundup.core.files import atomic_write, entry_of
 
 
 def make(run: Path, step: int, text: str = "weights") -> Path:
     partial = checkpoint.begin(run, step)
-    (partial / "data.bin").write_text(text)
-    return checkpoint.commit(run, step)
+    atomic_write(partial / "data.bin", text)
+    return checkpoint.commit(run, step, {"data.bin": entry_of(partial / "data.bin")})
 
 
 def test_a_committed_checkpoint_verifies_and_leaves_nothing_partial(tmp_path: Path) -> None:
@@ -72,8 +73,13 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
 def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in range(1, 7):
         make(tmp_path, step)
-    checkpoint.prune(tmp_path, 2, {3})
+    checkpoint.prune(tmp_path, lambda steps: checkpoint.outdated(steps, 6, 2, {3}))
     assert [checkpoint.step_of(path) for path in checkpoint.listed(tmp_path)] == [3, 5, 6]
+
+
+def test_what_stands_after_the_newest_one_neither_counts_nor_goes() -> None:
+    """Damaged ones say, which a run passed over: they must not crowd out those it writes before it comes there."""
+    assert checkpoint.outdated([5, 10, 15, 16, 20, 25], 16, 1, {10}) == [5, 15]
 
 
 def test_a_step_saved_again_replaces_the_one_before(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import lightning
@@ -16,7 +18,7 @@ from groundup.core.config import option, schema
 class Options:
     """Harm at some steps of the first attempts."""
 
-    what: str = option("none", "what is done", choices=("none", "rate", "gradient", "activation"))
+    what: str = option("none", "what is done", choices=("none", "rate", "gradient", "activation", "signal"))
     first: int = option(0, "the first step")
     steps: int = option(1, "so many steps")
     factor: float = option(50.0, "by which the rate is multiplied")
@@ -34,7 +36,7 @@ class Killed(BaseException):
 
 
 class Fault(lightning.Callback):
-    """Multiplies the rate, or puts a NaN into a gradient or an activation."""
+    """Multiplies the rate, puts a NaN into a gradient or an activation, or asks the process to stop."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -58,6 +60,8 @@ class Fault(lightning.Callback):
         at = batch.step + 1 - self.options.first
         here = self.options.rank in (None, ranks.rank())
         self.now = here and 0 <= at < self.options.steps and self.attempt <= self.options.attempts
+        if self.options.what == "signal" and self.now:
+            os.kill(os.getpid(), signal.SIGTERM)
         if self.options.what == "rate":
             for group in trainer.optimizers[0].param_groups:
                 group["usual"] = group.get("usual", group["peak"])

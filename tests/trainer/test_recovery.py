@@ -23,6 +23,7 @@ from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
 from groundup.core.config import compose, groups
 from groundup.core.errors import ConfigError, UserError
+from groundup.core.files import entry_of
 from groundup.core.progress import Progress
 from groundup.trainer import replay, rollback, segments
 from groundup.verb.train import Train
@@ -175,7 +176,7 @@ def at_steps(folder: Path, steps: list[int]) -> list[segments.Segment]:
         (partial / "state.json").write_text(
             json.dumps({"progress": vars(clock), "segments": segments.digest(plan, clock)})
         )
-        checkpoint.commit(folder, step)
+        checkpoint.commit(folder, step, {"state.json": entry_of(partial / "state.json")})
     return plan
 
 

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning
-import torch
-from torch import Tensor
 
-from groundup.callback import config
+from groundup.callback import config, restored
 from groundup.callback import tensors as files
+from groundup.callback.contents import Room, held
+from groundup.callback.mirror import Mirror
+from groundup.callback.stopping import Agreement, Requests, StoppedError
 from groundup.callback.throughput import paused
-from groundup.core import checkpoint
+from groundup.callback.watched import callbacks
+from groundup.callback.writing import HASHES, STATE, Request, Writer
+from groundup.core import checkpoint, ranks
 from groundup.core.bits import sought
 from groundup.core.config import to_dict
-from groundup.core.errors import CheckpointError
-from groundup.core.files import atomic_json, read_json
+from groundup.core.errors import CheckpointError, StorageError
+from groundup.core.files import read_json
 from groundup.core.progress import Progress
-from groundup.objective import state
-from groundup.objective.base import Objective, Stepping
-
-T = TypeVar("T")
-Kinds = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-STATE = "state.json"
-CALLBACK = "callback/"
-STRATEGY = "strategy/"
-
-
-@runtime_checkable
-class Remembers(Protocol):
-    """A callback with tensors of its own that a checkpoint keeps, under its class's name."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Plain tensors."""
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+from groundup.objective.base import Objective
 
 
 @runtime_checkable
@@ -48,45 +34,13 @@ class Holds(Protocol):
         """Which of the checkpoints of these steps must stay."""
 
 
-@runtime_checkable
-class Keeps(Protocol):
-    """A strategy whose ranks differ, or that has tensors of its own, which a checkpoint keeps under `strategy/`.
+class Checkpoint(lightning.Callback):
+    """Saves every so many steps, at the end of a segment and when asked to stop; restores before the first step.
 
     Attributes:
-        own: where a rank's optimizer state stands below that, empty for the one that other layouts read.
+        scores: held-out bits per byte by step, as far as there were validations.
+        writer: writes them, from the start of a fit to its end.
     """
-
-    own: str
-
-    def state(self) -> dict[str, Tensor]:
-        """Plain tensors, of this rank and of all; the latter are written once."""
-
-    def room(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """Tensors to fill with those that `state` gave, as far as a checkpoint has them."""
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from them; nets and optimizer have been read."""
-
-
-@runtime_checkable
-class Gathers(Protocol):
-    """A strategy whose ranks hold weights or optimizer state in a form that only it can put together.
-
-    Names are those of `objective.state` behind their prefixes.
-    """
-
-    def gathered(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Whole tensors of the nets and of the optimizer, each on one rank or on all."""
-
-    def gathered_room(self, kinds: Kinds) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Tensors to fill with a checkpoint's; `kinds` are those of its optimizer."""
-
-    def scatter(self, nets: dict[str, Tensor], optimizer: dict[str, Tensor], kinds: Kinds) -> None:
-        """Go on from them."""
-
-
-class Checkpoint(lightning.Callback):
-    """Saves every so many steps and at the end of a segment, and restores before the first step."""
 
     def __init__(self, options: config.Checkpoint) -> None:
         self.options = options
@@ -94,6 +48,11 @@ class Checkpoint(lightning.Callback):
         self.source: Path | None = None
         self.validate_every: int | None = None
         self.segment: Callable[[Progress], str] = str
+        self.writer: Writer | None = None
+        self._requests = Requests()
+        self._agreement: Agreement | None = None
+        self._saved: int | None = None
+        self._stop = False
 
     def place(self, source: Path | None, validate_every: int | None, segment: Callable[[Progress], str]) -> None:
         """Say where in the run this stands.
@@ -105,21 +64,37 @@ class Checkpoint(lightning.Callback):
         """
         self.source, self.validate_every, self.segment = source, validate_every, segment
 
+    # Lightning's hooks
+
     def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Restore nets, optimizer, clock and callbacks from `source`."""
+        alone = trainer.world_size == 1
+        self.writer = Writer(asynchronous=self.options.asynchronous, alone=alone)
+        self._agreement = Agreement(2, alone=alone)
         if self.source is not None:
             self._restore(trainer, cast(Objective, module), self.source)
+        if trainer.world_size == ranks.world():  # else the ranks take no steps together, after which all could stop
+            self._requests.listen()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when the step count says so, unless a validation comes first."""
+        """Save when the step count says so, unless a validation comes first; stop where that was asked for."""
         del outputs, batch, batch_idx
-        steps = cast(Objective, module).progress.steps
-        if cast(Objective, module).abandoned:
+        objective = cast(Objective, module)
+        assert self._agreement is not None and self.writer is not None
+        stop, failed = self._agreement.after_step(self._requests.heard is not None, self.writer.failed)
+        self._stop = self._stop or stop
+        if failed:
+            self.writer.wait()
+        if objective.abandoned:
             return
-        if self._due(steps) and not (self.validate_every and steps % self.validate_every == 0):
-            self.save(trainer, cast(Objective, module))
+        steps = objective.progress.steps
+        validated = self.validate_every is not None and steps % self.validate_every == 0
+        if self._due(steps) and not validated:
+            self.save(trainer, objective)
+        if self._stop and not validated and steps < objective.total.steps:
+            self._leave(trainer, objective)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Note the score, and save if this step is due."""
@@ -131,59 +106,100 @@ class Checkpoint(lightning.Callback):
             self.save(trainer, objective)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Save the end of the segment."""
+        """Save the end of the segment, and wait for all that is being written."""
         objective = cast(Objective, module)
-        if not objective.abandoned and not checkpoint.path_of(objective.folder, objective.progress.steps).exists():
+        assert self._agreement is not None and self.writer is not None
+        stop = self._agreement.finish()[0] or self._stop
+        if not objective.abandoned and self._saved != objective.progress.steps:
             self.save(trainer, objective)
+        self.writer.wait()
+        if stop and objective.progress.steps < objective.total.steps and not objective.abandoned:
+            self._leave(trainer, objective)
+        self.writer.close()
+        self._requests.close()
+        self._requests.again()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """What was saved before is still written to its end; of what fails now, that which ended the run is told."""
+        del trainer, module, exception
+        self._requests.close()
+        if self.writer is not None:
+            with suppress(Exception):
+                self.writer.wait()
+
+    # Saving
 
     def _due(self, steps: int) -> bool:
         return self.options.every is not None and steps % self.options.every == 0
 
-    def save(self, trainer: lightning.Trainer, module: Objective) -> Path:
-        """Write one checkpoint, whole or not at all; all ranks call this together.
+    def save(self, trainer: lightning.Trainer, module: Objective) -> None:
+        """Save one checkpoint, whole or not at all; all ranks call this together.
+
+        Where saving is asynchronous, it is copied when this returns, and written later.
 
         Raises:
-            StorageError: the disk refused; older checkpoints are untouched.
+            StorageError: the disk refused, this one or the one before; older checkpoints are untouched.
         """
+        assert self.writer is not None
         with paused(trainer):
-            return self._save(trainer, module)
+            self.writer.wait()
+            for logger in trainer.loggers:
+                logger.save()  # rows up to this step are on disk before the checkpoint that vouches for them
+            step, folder = module.progress.steps, module.folder
+            retire = self._retirement(trainer, folder, step) if trainer.is_global_zero else lambda: None
+            self.writer.save(Request(folder, step, held(trainer, module), self._state(trainer, module), retire))
+            self._saved = step
 
-    def _save(self, trainer: lightning.Trainer, module: Objective) -> Path:
+    def _state(self, trainer: lightning.Trainer, module: Objective) -> dict[str, Any]:
+        return {
+            "progress": vars(module.progress).copy(),
+            "segments": self.segment(module.progress),
+            "nets": {name: to_dict(config) for name, config in module.net_configs.items()},
+            "scores": {str(key): value for key, value in self.scores.items()},
+            **_rates(trainer, module),
+        }
+
+    def _retirement(self, trainer: lightning.Trainer, folder: Path, step: int) -> Callable[[], None]:
+        """What is to be done once the checkpoint of a step is complete, as is decided now."""
+        steps = {*(checkpoint.step_of(path) for path in checkpoint.listed(folder)), step}
+        held_back, scores, options = _held_back(trainer, sorted(steps)), dict(self.scores), self.options
+        mirror = None if options.mirror is None else Mirror(options.mirror, folder)
+
+        def outdated(steps: Collection[int]) -> list[int]:
+            keep = _kept(steps, scores, options) | held_back
+            return checkpoint.outdated(steps, step, options.keep_latest, keep)
+
+        def retire() -> None:
+            checkpoint.prune(folder, outdated)
+            if mirror is not None:
+                try:
+                    mirror.put(step, outdated)
+                except StorageError as error:  # the run folder has it; the next one is tried again
+                    print(f"step {step} is not copied: {error}", flush=True)
+
+        return retire
+
+    def _leave(self, trainer: lightning.Trainer, module: Objective) -> None:
+        """Save, and end all ranks.
+
+        Raises:
+            StoppedError: always.
+        """
+        assert self.writer is not None
+        if self._saved != module.progress.steps:
+            self.save(trainer, module)
+        self.writer.wait()
+        with suppress(SystemExit):
+            self._requests.pass_on()
+        trainer.strategy.barrier()  # who wants the signal on rank 0 is done before any rank ends
         step = module.progress.steps
-        for logger in trainer.loggers:
-            logger.save()  # rows up to this step are on disk before the checkpoint that vouches for them
-        if trainer.is_global_zero:
-            checkpoint.begin(module.folder, step)
-        trainer.strategy.barrier()
-        partial = checkpoint.partial_of(module.folder, step)
-        keeps, own = _keeps(trainer)
-        nets, optimizer = _held(trainer, module)
-        tensors = {**nets, **{own + name: value for name, value in optimizer.items()}}
-        tensors.update({STRATEGY + name: value for name, value in keeps.state().items()} if keeps else {})
-        remembered = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Remembers)]
-        for callback in remembered:
-            tensors.update({f"{_own(callback)}{key}": value for key, value in callback.state().items()})
-        files.write(tensors, partial, alone=trainer.world_size == 1)
-        if trainer.is_global_zero:
-            atomic_json(
-                partial / STATE,
-                {
-                    "progress": vars(module.progress),
-                    "segments": self.segment(module.progress),
-                    "nets": {name: to_dict(config) for name, config in module.net_configs.items()},
-                    "scores": {str(key): value for key, value in self.scores.items()},
-                },
-            )
-            checkpoint.commit(module.folder, step)
-            kept = self._best(module.folder) | _held_back(trainer, module.folder)
-            checkpoint.prune(module.folder, self.options.keep_latest, kept)
-        trainer.strategy.barrier()
-        return checkpoint.path_of(module.folder, step)
+        raise StoppedError(
+            "the run", f"was asked to stop, and has saved step {step}", "the same command goes on from there"
+        )
 
-    def _best(self, folder: Path) -> set[int]:
-        kept = {checkpoint.step_of(path) for path in checkpoint.listed(folder)}
-        scored = [(score, step) for step, score in self.scores.items() if step in kept]
-        return {min(scored)[1]} if self.options.keep_best and scored else set()
+    # Restoring
 
     def _restore(self, trainer: lightning.Trainer, module: Objective, folder: Path) -> None:
         values = read_json(folder / STATE)
@@ -192,114 +208,35 @@ class Checkpoint(lightning.Callback):
             raise CheckpointError(str(folder), f"stands at {progress}, not {module.progress}", "start with fresh=true")
         self.scores = {int(key): float(value) for key, value in values["scores"].items()}
         described = files.described(folder)
-        shapes = {name: shape for name, (shape, _) in described.items()}
-        dtypes = {name: dtype for name, (_, dtype) in described.items()}
-        keeps, own = _keeps(trainer)
-        if not any(name.startswith(own + state.OPTIMIZER) for name in shapes):
-            own = ""
-        mine = {name.removeprefix(own): name for name in shapes if name.startswith(own + state.OPTIMIZER)}
-        kinds = {name: described[saved] for name, saved in mine.items()}
-        nets, optimizer = _room(trainer, module, kinds)
-        elsewhere = {name: tuple(shape) for name, shape in cast(Stepping, trainer.strategy).elsewhere.items()}
-        whole = {name: tuple(tensor.shape) for name, tensor in nets.items()}
-        whole.update({f"{state.NETS}{name}": shape for name, shape in elsewhere.items()})
-        state.expect(shapes, whole, str(folder))
-        kept = keeps.room(_below(STRATEGY, shapes)) if keeps else {}
-        here = {name: shape for name, shape in shapes.items() if name.split("/", 2)[-1] not in elsewhere}
-        callbacks = _callback_room(trainer, here, dtypes)
-        wanted = {**nets, **{mine[name]: tensor for name, tensor in optimizer.items()}, **callbacks}
-        wanted.update({STRATEGY + name: tensor for name, tensor in kept.items()})
-        files.read_into(wanted, folder, alone=trainer.world_size == 1)
-        _take(trainer, module, nets, optimizer, kinds)
-        if keeps:
-            keeps.load_state(kept)
-        for callback in cast(Any, trainer).callbacks:
-            if isinstance(callback, Remembers):
-                callback.load_state(_below(_own(callback), callbacks))
+        saved = read_json(folder / HASHES) if (folder / HASHES).exists() else {}
+        room = Room(trainer, module, described, str(folder))
+        files.read_into(room.tensors, folder, alone=trainer.world_size == 1)
+        restored.check(room.tensors, saved, str(folder))
+        room.take()
+        self._saved = progress.steps
+        if trainer.is_global_zero:
+            lines = restored.table(values, described, saved, _rates(trainer, module), str(folder))
+            print(*lines, sep="\n", flush=True)
 
 
-def _held_back(trainer: lightning.Trainer, folder: Path) -> set[int]:
+def _rates(trainer: lightning.Trainer, module: Objective) -> dict[str, Any]:
+    """The options of optimizer and schedule: told when a run goes on, and never read back, as the config has them."""
+    factor = module.schedule.factor(module.progress, module.total)
+    return {
+        "optimizer": restored.settings(trainer.optimizers[0]),
+        "schedule": {"kind": str(module.schedule.kind), "factor": factor},
+    }
+
+
+def _kept(steps: Collection[int], scores: Mapping[int, float], options: config.Checkpoint) -> set[int]:
+    """The best of some checkpoints, and those that stay for good."""
+    scored = [(score, step) for step, score in scores.items() if step in steps]
+    best = {min(scored)[1]} if options.keep_best and scored else set()
+    every = options.keep_every
+    return best | {step for step in steps if every is not None and step % every == 0}
+
+
+def _held_back(trainer: lightning.Trainer, steps: Sequence[int]) -> set[int]:
     """The checkpoints that other callbacks may want to go back to."""
-    steps = [checkpoint.step_of(path) for path in checkpoint.listed(folder)]
-    holders = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Holds)]
+    holders = [callback for callback in callbacks(trainer) if isinstance(callback, Holds)]
     return {step for holder in holders for step in holder.holds(steps)}
-
-
-def _held(trainer: lightning.Trainer, module: Objective) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is to be saved of nets and optimizer."""
-    if not isinstance(trainer.strategy, Gathers):
-        return state.net_tensors(module.nets), state.optimizer_tensors(module.nets, _optimizer(trainer))
-    nets, optimizer = trainer.strategy.gathered()
-    return _above(state.NETS, nets), _above(state.OPTIMIZER, optimizer)
-
-
-def _room(trainer: lightning.Trainer, module: Objective, kinds: Kinds) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors to fill with saved ones of nets and optimizer, of which the latter's kinds are given."""
-    if not isinstance(trainer.strategy, Gathers):
-        shapes = {name: shape for name, (shape, _) in kinds.items()}
-        dtypes = {name: dtype for name, (_, dtype) in kinds.items()}
-        nets = state.net_tensors(module.nets)
-        return nets, state.optimizer_room(module.nets, _optimizer(trainer), shapes, dtypes)
-    nets, optimizer = trainer.strategy.gathered_room(_below(state.OPTIMIZER, kinds))
-    return _above(state.NETS, nets), _above(state.OPTIMIZER, optimizer)
-
-
-def _take(
-    trainer: lightning.Trainer,
-    module: Objective,
-    nets: dict[str, Tensor],
-    optimizer: dict[str, Tensor],
-    kinds: Kinds,
-) -> None:
-    """Go on from what `_room` gave, now that it is filled."""
-    if not isinstance(trainer.strategy, Gathers):  # the nets' own memory was filled
-        state.set_optimizer(module.nets, _optimizer(trainer), optimizer)
-    else:
-        whole, moments = _below(state.NETS, nets), _below(state.OPTIMIZER, optimizer)
-        trainer.strategy.scatter(whole, moments, _below(state.OPTIMIZER, kinds))
-
-
-def _above(prefix: str, found: Mapping[str, T]) -> dict[str, T]:
-    """The same under names that begin with a prefix."""
-    return {prefix + name: value for name, value in found.items()}
-
-
-def _below(prefix: str, found: Mapping[str, T]) -> dict[str, T]:
-    """What stands under names that begin with a prefix, by the rest of the name."""
-    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-
-
-def _keeps(trainer: lightning.Trainer) -> tuple[Keeps | None, str]:
-    """The strategy where it has something to keep, and what this rank's optimizer state is kept under."""
-    strategy = trainer.strategy
-    if not isinstance(strategy, Keeps):
-        return None, ""
-    return strategy, f"{STRATEGY}{strategy.own}" if strategy.own else ""
-
-
-def _callback_room(
-    trainer: lightning.Trainer, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, torch.dtype]
-) -> dict[str, Tensor]:
-    """Empty tensors for what callbacks saved, laid out like what they hold now where that is of the same shape."""
-    now: dict[str, Tensor] = {}
-    for callback in cast(Any, trainer).callbacks:
-        if isinstance(callback, Remembers):
-            now.update({f"{_own(callback)}{key}": value for key, value in callback.state().items()})
-    room: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        if not name.startswith(CALLBACK):
-            continue
-        alike = now.get(name)
-        if alike is not None and tuple(alike.shape) == shape:
-            room[name] = torch.empty_like(alike, dtype=dtypes[name])
-        else:
-            room[name] = torch.empty(shape, dtype=dtypes[name])
-    return room
-
-
-def _own(callback: Remembers) -> str:
-    return f"{CALLBACK}{type(callback).__name__.lower()}/"
-
-
-def _optimizer(trainer: lightning.Trainer) -> torch.optim.Optimizer:
-    return trainer.optimizers[0]

@@ -253,8 +253,22 @@ class Checkpoint:
     """Whole or absent, hashed, verified: the run so far, from which the same command goes on bitwise."""
 
     every: int | None = option(250, "save each time so many steps are done; null: at the end only", above=0)
+    asynchronous: bool = option(True, "write beside training, from a copy in the host's memory; false: training waits")
     keep_latest: int = option(2, "how many of the newest stay", at_least=1)
+    keep_every: int | None = option(None, "one each so many steps stays for good, a multiple of every", above=0)
     keep_best: bool = option(True, "the one with the lowest held-out bits per byte stays too")
+    mirror: str | None = option(
+        None,
+        "a URL for fsspec, s3://bucket/runs say: each is copied there, and comes back where the run folder is lost",
+    )
+
+    def __post_init__(self) -> None:
+        if self.keep_every is not None and (self.every is None or self.keep_every % self.every):
+            raise ConfigError(
+                f"keep_every={self.keep_every}",
+                f"is no multiple of every={'null' if self.every is None else self.every}",
+                "keep only steps that are saved",
+            )
 
     def build(self) -> Callback:
         """The callback."""

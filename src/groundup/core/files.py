@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -11,10 +12,12 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
+from groundup.core import disk
 from groundup.core.errors import DataError, StorageError
 
+_BLOCK = 1 << 20
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose a folder on another disk",
     errno.EDQUOT: "free some of your quota or choose a folder on another disk",
@@ -34,16 +37,40 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and those above it where missing.
+    """Create a folder and those above it where missing, durably.
 
     Raises:
         StorageError: it cannot be.
     """
+    path = Path(path)
+    if path.is_dir():
+        return path
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            make_folder(path.parent)
+        with suppress(FileExistsError):  # another process may just have made it; a file is told of below
+            disk.make(path)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        disk.sync_names(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     return path
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder and all that is in it; what is not there is no error.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    with suppress(FileNotFoundError):
+        for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                remove_folder(Path(entry.path))
+            else:
+                disk.unlink(Path(entry.path))
+        disk.remove(path)
 
 
 def sync_folder(path: Path) -> None:
@@ -52,16 +79,51 @@ def sync_folder(path: Path) -> None:
     Raises:
         StorageError: the disk refused.
     """
-    if os.name != "posix":
-        return
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        disk.sync_names(path)
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+class _Raw(io.RawIOBase):
+    """A new file, written from its start to its end by the calls of `disk`."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = disk.create(path)
+        self._done = 0
+
+    def write(self, data: Any) -> int:
+        with memoryview(data).cast("B") as view:
+            written = disk.write(self._descriptor, view)
+        self._done += written
+        return written
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._done
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            disk.close(self._descriptor)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new binary file to be written on and on; its bytes are on disk once the block ends well, not its name.
+
+    Raises:
+        OSError: the system refused.
+    """
+    with cast(BinaryIO, io.BufferedWriter(_Raw(path), _BLOCK)) as file:
+        yield file
+        file.flush()
+        disk.sync(file.fileno())
 
 
 @contextmanager
@@ -77,14 +139,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with new_file(temporary) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        disk.rename(temporary, path)
     except BaseException as error:
         with suppress(OSError):
-            temporary.unlink()
+            disk.unlink(temporary)
         if isinstance(error, OSError):
             raise storage_error(path, error) from error
         raise
@@ -135,6 +195,15 @@ def read_json(path: Path, remedy: str = "restore it from a copy or make it again
 def unused(name: Callable[[int], Path]) -> Path:
     """The first of `name(1)`, `name(2)`, ... where nothing stands yet."""
     return next(path for number in itertools.count(1) if not (path := name(number)).exists())
+
+
+def entry_of(path: Path) -> dict[str, Any]:
+    """SHA-256 and size of a file, as manifests have them.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    return {"sha256": checksum(path), "size": path.stat().st_size}
 
 
 def checksum(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.callback.checkpoint import CALLBACK
+from groundup.callback.contents import CALLBACK
 from groundup.callback.tensors import described, read_into, read_some
 from groundup.core.files import storage_error
 from groundup.model import task_head

@@ -353,9 +353,8 @@ def build_trainer(
         inference_mode=False,
         profiler=profiler,
     )
-    if ranks.world() > 1:
-        # Lightning would answer SIGTERM with a collective, wherever in a step the ranks are just then.
-        cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
+    # Signals are the checkpoint callback's: Lightning would answer SIGTERM with a collective, wherever the ranks are.
+    cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
     return trainer
 
 

@@ -22,6 +22,7 @@ import groundup.sweep.config
 import groundup.trainer.config
 import groundup.trainer.logger_config  # these register the groups
 from groundup.callback import decisions
+from groundup.callback.mirror import mirror_of
 from groundup.core import checkpoint, ranks
 from groundup.core.bits import OF_TEXT, told
 from groundup.core.config import MISSING, fingerprint, identity_of, option, schema, to_dict
@@ -99,6 +100,7 @@ class Train:
                     callback.check(self.trainer.validate_every)
                 except ConfigError as error:
                     raise error.under(f"callback.{name}") from None
+        mirror_of(self.callback, self.folder())
         room.check(self.runs, self.folder(), self.model.parameters()["total"])
         resuming.check(self)
         keep_freed_memory()  # before torch is imported
@@ -355,7 +357,12 @@ class Train:
             return
         if ranks.under_torchrun():  # else one whose agent was killed would train on where its place is given away
             die_with_parent()
+        mirror = None if self.fresh or self.resume or checkpoint.listed(folder) else mirror_of(self.callback, folder)
+        if mirror is not None:
+            mirror.fetch_records()
         plan = self.course().segments(decisions.read(folder))
+        if mirror is not None:
+            mirror.fetch(say, lambda path: rollback.lies_on(plan, path))
         source = None if self.fresh and not self.resume else self._source(folder, plan)
         from groundup.trainer import environment
         from groundup.trainer.report import write_run_report
