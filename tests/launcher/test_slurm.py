@@ -14,6 +14,7 @@ import pytest
 from groundup.core import ranks
 from groundup.core.errors import ConfigError
 from groundup.launcher import config
+from groundup.launcher.cordon import cordon
 from groundup.launcher.job import Job
 
 pytest.importorskip("submitit", reason="it stands in requirements-slurm.txt")
@@ -50,7 +51,7 @@ def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str
         chosen.settle(None)
         launcher = chosen.build()
         assert launcher is not None
-        launcher.launch(Job("tiny", ["python", str(script), str(tmp_path), *arguments], tmp_path / "logs"))
+        launcher.launch(Job("tiny", ["python", str(script), str(tmp_path), *arguments], tmp_path / "logs", tmp_path))
         return (tmp_path / "logs" / "17" / "17_submission.sh").read_text()
 
     return go
@@ -86,6 +87,11 @@ def test_what_is_asked_for_stands_in_the_file_that_sbatch_gets(submit) -> None:
     assert "wckey" not in flags
     assert text.index("module load cuda") < text.index("srun ")
     assert "--kill-on-bad-exit=1" in text
+
+
+def test_nodes_that_are_cordoned_are_not_asked_for(submit, tmp_path) -> None:
+    cordon(tmp_path, "node-7", "it smokes")
+    assert re.search(r"^#SBATCH --exclude=node-3,node-7$", submit(exclude=["node-3"]), re.MULTILINE)
 
 
 def test_every_task_runs_the_command_in_its_place_and_logs_apart(submit, tmp_path, capsys) -> None:
