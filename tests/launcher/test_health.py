@@ -16,6 +16,7 @@ from groundup.launcher import config, cordon, health
 from groundup.launcher.cordon import NodeError, cordoned, lift
 from groundup.launcher.entry import enter
 from groundup.launcher.health import Finding
+from groundup.launcher.record import events
 from groundup.strategy import probe
 
 PLANTED = Path(__file__).resolve().parents[1] / "shared" / "planted"
@@ -50,6 +51,7 @@ def test_a_machine_that_computes_wrong_is_cordoned_and_then_refused(tmp_path, mo
     assert "wrong products in fp32" in cordoned(tmp_path)["node-a"]
     with pytest.raises(NodeError, match=r"node-a: is cordoned since .*; once it is mended: python -m"):
         enter(config.Here(), tmp_path / "run", tmp_path)
+    assert [line["node"] for line in events(tmp_path / "run" / "logs", "unfit")] == ["node-a", "node-a"]
     assert lift(tmp_path, "node-a") and not lift(tmp_path, "node-a")
     enter(config.Here(), tmp_path / "run", tmp_path)
 

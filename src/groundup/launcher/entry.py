@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from groundup.core import ranks
-from groundup.launcher import heartbeat, record
+from groundup.launcher import health, heartbeat, record
 from groundup.launcher.config import Watched
 from groundup.launcher.cordon import NodeError, refuse
 from groundup.launcher.requeue import job, requeue
@@ -63,18 +63,19 @@ def admit(options: Watched, devices: int, folder: Path, cordon: Path | None) -> 
     """
     if cordon is None:
         return
-    refuse(cordon)
-    from groundup.launcher import health
-
     several = ranks.launched() and ranks.world() > ranks.local_world()
-    if options.health if options.health is not None else several or health.has_gpus():
-        health.examine(devices, folder, cordon)
+    try:
+        refuse(cordon)
+        if options.health if options.health is not None else several or health.has_gpus():
+            health.examine(devices, folder, cordon)
+    except NodeError as error:
+        record.note(folder / "logs", "unfit", node=error.where, why=error.what)
+        raise
 
 
 def _leave(logs: Path, error: NodeError, queued: str | None) -> None:
     """Take this machine out of a job of several: the others start again without it, where what started them can."""
     print(f"error: {error}", file=sys.stderr, flush=True)
-    record.note(logs, "unfit", node=error.where, why=error.what)
     if queued is not None:
         requeue(queued)
     time.sleep(_START_SECONDS)

@@ -122,7 +122,7 @@ def begin(limits: Limits, logs: Path, job: str | None = None) -> None:
     """
     global _heart
     _heart = heart = _Heart(limits)
-    phase("start", 0)
+    phase("the start", 0)
     beats, stacks = (file.fileno() for file in heart.files)
     look = min(10.0, min(limits.step, limits.phase) / 20)
     place = (os.getpid(), ranks.rank(), ranks.world(), ranks.node())

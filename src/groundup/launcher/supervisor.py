@@ -78,17 +78,16 @@ class Supervisor:
             except RankError as error:
                 reached, now = job.reached(), verdict(job.logs)
                 why = now["why"] if now != known else f"{error.where}: {error.what}"
-                again = not isinstance(error, StoppedError) and error.exit_code != _USER
                 failures = 1 if reached > before else failures + 1
                 before = max(before, reached)
                 event = "stopped" if isinstance(error, StoppedError) else "failed"
                 record.note(job.logs, event, start=start, step=reached, why=why, exit_code=error.exit_code)
-                if not again or not self.budget.restarts:
+                if event == "stopped" or error.exit_code == _USER or not self.budget.restarts:
                     raise
                 if failures > self.budget.restarts:
                     record.note(job.logs, "given_up", failures=failures, step=reached)
-                    more = f"; given up: failed {failures} times without getting beyond step {reached}"
-                    raise RankError(error.where, error.what + more, error.remedy, error.exit_code) from None
+                    what = f"given up, since it failed {failures} times without getting beyond step {reached}"
+                    raise RankError("launcher=local", f"{what}; at last {why}", error.remedy, error.exit_code) from None
             self._wait(why, failures, reached)
 
     def _wait(self, why: str, failures: int, reached: int) -> None:
