@@ -13,7 +13,7 @@ import pytest
 
 from groundup.core import ranks
 from groundup.core.errors import ConfigError
-from groundup.launcher import config
+from groundup.launcher import config, requeue
 from groundup.launcher.cordon import cordon
 from groundup.launcher.job import Job
 
@@ -116,6 +116,22 @@ def test_a_preempted_job_is_queued_again_and_then_runs_the_same_command(submit, 
     again.write_text(text)
     os.system(f"sbatch {again} >/dev/null")
     until((tmp_path / "0.done").exists)
+
+
+def test_a_job_is_queued_again_by_its_own_processes_only_so_often(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("PATH", f"{STAND_IN}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    assert requeue.job(3) is None  # no job
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert (requeue.job(3), requeue.job(0)) == ("17", None)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    assert (requeue.job(3), requeue.job(4)) == (None, "17")
+    requeue.requeue("17")
+    assert (tmp_path / "asked").read_text() == "requeue 17"
+    monkeypatch.setenv("PATH", "/nowhere")
+    requeue.requeue("17")
+    assert capfd.readouterr().err.startswith("scontrol requeue 17: ")
 
 
 def test_a_job_that_slurm_refuses_is_told_in_its_words(submit) -> None:
