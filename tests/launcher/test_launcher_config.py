@@ -78,6 +78,8 @@ def test_one_process_cannot_be_several() -> None:
         ("local", {"devices": 0}),
         ("local", {"grace_seconds": 0.0}),
         ("local", {"last_lines": -1}),
+        ("local", {"restarts": -1}),
+        ("none", {"hang_seconds": 0.0}),
         ("slurm", {"nodes": 0}),
         ("slurm", {"hours": 0.0}),
         ("slurm", {"requeues": -1}),

@@ -13,7 +13,8 @@ import pytest
 
 from groundup.core import ranks
 from groundup.core.errors import ConfigError
-from groundup.launcher import config
+from groundup.launcher import config, requeue
+from groundup.launcher.cordon import cordon
 from groundup.launcher.job import Job
 
 pytest.importorskip("submitit", reason="it stands in requirements-slurm.txt")
@@ -50,7 +51,7 @@ def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str
         chosen.settle(None)
         launcher = chosen.build()
         assert launcher is not None
-        launcher.launch(Job("tiny", ["python", str(script), str(tmp_path), *arguments], tmp_path / "logs"))
+        launcher.launch(Job("tiny", ["python", str(script), str(tmp_path), *arguments], tmp_path / "logs", tmp_path))
         return (tmp_path / "logs" / "17" / "17_submission.sh").read_text()
 
     return go
@@ -88,6 +89,11 @@ def test_what_is_asked_for_stands_in_the_file_that_sbatch_gets(submit) -> None:
     assert "--kill-on-bad-exit=1" in text
 
 
+def test_nodes_that_are_cordoned_are_not_asked_for(submit, tmp_path) -> None:
+    cordon(tmp_path, "node-7", "it smokes")
+    assert re.search(r"^#SBATCH --exclude=node-3,node-7$", submit(exclude=["node-3"]), re.MULTILINE)
+
+
 def test_every_task_runs_the_command_in_its_place_and_logs_apart(submit, tmp_path, capsys) -> None:
     submit("a b", "x=1", devices=2)
     until(lambda: all((tmp_path / f"{rank}.done").exists() for rank in range(2)))
@@ -110,6 +116,22 @@ def test_a_preempted_job_is_queued_again_and_then_runs_the_same_command(submit, 
     again.write_text(text)
     os.system(f"sbatch {again} >/dev/null")
     until((tmp_path / "0.done").exists)
+
+
+def test_a_job_is_queued_again_by_its_own_processes_only_so_often(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("PATH", f"{STAND_IN}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    assert requeue.job(3) is None  # no job
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert (requeue.job(3), requeue.job(0)) == ("17", None)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    assert (requeue.job(3), requeue.job(4)) == (None, "17")
+    requeue.requeue("17")
+    assert (tmp_path / "asked").read_text() == "requeue 17"
+    monkeypatch.setenv("PATH", "/nowhere")
+    requeue.requeue("17")
+    assert capfd.readouterr().err.startswith("scontrol requeue 17: ")
 
 
 def test_a_job_that_slurm_refuses_is_told_in_its_words(submit) -> None:

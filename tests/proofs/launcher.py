@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import witness
 from machines import (
+    ROOT,
     SECONDS,
     Launch,
     agent,
     alone,
     await_,
     differ_by,
+    environment,
     launches,
     place,
     program,
@@ -28,6 +32,8 @@ from machines import (
 )
 
 from groundup.callback.tensors import read_all
+from groundup.launcher.cordon import cordoned
+from groundup.launcher.record import events
 
 STEPS, WINDOWS, CONTEXT, EVERY, KILL, HOLD = 150, 12, 32, 10, 33, 75
 ELASTIC = [
@@ -70,6 +76,20 @@ PARTED = [
     f"tokens={CROSSED * BATCH * LENGTH}",
     "callback=[checkpoint,crossing]",
     "callback.checkpoint.every=null",
+]
+
+
+# One that sleeps, and one that is not fit
+LIMIT, ASLEEP, FEW, HOSTS = 20, 25, 40, ("node-a", "node-b")
+WATCHED = [
+    "model.layers=2",
+    "model.dropout=0.1",
+    "model.width=32",
+    "model.heads=2",
+    f"data.context={CONTEXT}",
+    f"data.batch_tokens={4 * CONTEXT}",
+    "data.micro_batch=1",
+    f"tokens={FEW * 4 * CONTEXT}",
 ]
 
 
@@ -209,6 +229,91 @@ def crossing_beside_what_stays() -> tuple[float, int]:
     """Bytes between the machines as a share of those within."""
     found = sent()
     return found["join"] / found["lo"], int(found["lo"])
+
+
+# A rank that sleeps, and a machine that computes wrong
+
+
+def watched_run(name: str, *more: str) -> list[str]:
+    """train.py for a short run of two ranks."""
+    return program(name, *WATCHED, "strategy=ddp", f"launcher.hang_seconds={LIMIT}", *more)
+
+
+@functools.cache
+def slept() -> Path:
+    """A run of two processes of which one falls asleep in a step, started by the local launcher."""
+    more = ["callback=[checkpoint,sleeper]", f"callback.sleeper.step={ASLEEP}", f"callback.checkpoint.every={EVERY}"]
+    own = ["launcher=local", "launcher.devices=2", "launcher.backoff_seconds=1"]
+    one = start([sys.executable, *watched_run("slept", *more, *own)], "slept.log")
+    if one.wait(SECONDS):
+        raise RuntimeError(f"it ended with {one.returncode}: {(place() / 'slept.log').read_text()[-3000:]}")
+    return run_folder("slept")
+
+
+def sleeper_restarted_after() -> tuple[float, int]:
+    """Seconds from the sleep to the restart as a multiple of the limit; the limit."""
+    logs = slept() / "logs"
+    told = {line["event"]: line for line in events(logs)}
+    print(told["hung"]["why"], file=sys.stderr)
+    named = told["hung"]["why"].split(": ")[1].startswith("rank 1 on ")
+    dumped = sorted(path.name for path in (logs / "hangs/1").iterdir()) == ["rank-0.txt", "rank-1.txt"]
+    if not named or not dumped or [line["event"] for line in events(logs)].count("restarted") != 1:
+        return float("nan"), LIMIT
+    begun = datetime.fromisoformat((slept() / witness.SLEPT).read_text())
+    return (datetime.fromisoformat(told["restarted"]["time"]) - begun).total_seconds() / LIMIT, LIMIT
+
+
+def sleeper_differs_by() -> tuple[float, int]:
+    """The largest difference of a final weight from one process that was never disturbed."""
+    return weights_differ_by(slept())
+
+
+def weights_differ_by(run: Path) -> tuple[float, int]:
+    """The largest difference of a final weight from the watched run of one process."""
+    whole = alone("awake", *WATCHED, "strategy=single", "callback=[checkpoint]")
+    mine, wanted = (read_all(folder / f"checkpoints/step-{FEW}") for folder in (run, whole))
+    names = [name for name in wanted if name.startswith("nets/")]
+    return max((mine[name] - wanted[name]).abs().max().item() for name in names), len(names)
+
+
+@functools.cache
+def cordoned_run() -> Path:
+    """A run on two hosts under torchrun, one of which computes wrong products of matrices."""
+    command = watched_run("cordoned", "callback=[checkpoint]", "launcher.health=true")
+    planted = f"{ROOT / 'tests/shared/planted'}{os.pathsep}{environment()['PYTHONPATH']}"
+    with two_namespaces() as names:
+        agents = []
+        for number, name in enumerate(names, 1):
+            conf = f"is_host={int(number == 1)},{SLOW}"
+            torchrun = agent("1:2", 1, "10.77.0.1:29500", conf, "--max-restarts=3", f"--local-addr=10.77.0.{number}")
+            host = ["unshare", "--uts", "sh", "-c", f'hostname {HOSTS[number - 1]} && exec "$@"', "sh"]
+            more = {"PYTHONPATH": planted} if number == 2 else {}
+            inside = ["ip", "netns", "exec", name, *host, *torchrun, *command]
+            agents.append(start(inside, f"cordoned-{number}.log", GLOO_SOCKET_IFNAME="join", **more))
+        try:
+            end = agents[0].wait(SECONDS)
+        finally:
+            for one in agents:
+                one.send_signal(signal.SIGTERM)
+                one.wait(60)
+    logs = "\n".join((place() / f"cordoned-{number}.log").read_text()[-3000:] for number in (1, 2))
+    if end:
+        raise RuntimeError(f"the agent that stays ended with {end}: {logs}")
+    print(cordoned(place() / "runs"), file=sys.stderr)
+    return run_folder("cordoned")
+
+
+def cordoned_beside_the_planted() -> tuple[float, int]:
+    """Hosts that are cordoned and should not be, or the other way round, beside those that took part."""
+    logs = cordoned_run() / "logs"
+    found = set(cordoned(place() / "runs"))
+    left = {line["node"] for line in events(logs, "unfit")}
+    return float(len(found ^ {HOSTS[1]}) + len(left ^ {HOSTS[1]})), len(HOSTS)
+
+
+def cordoned_differs_by() -> tuple[float, int]:
+    """The largest difference of a final weight from one process that was never disturbed."""
+    return weights_differ_by(cordoned_run())
 
 
 def two_machines_differ_by() -> tuple[float, int]:

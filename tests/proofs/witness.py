@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from groundup.core.config import option, schema
 if TYPE_CHECKING:
     from lightning import Callback
 
-READ, SENT = "witness", "crossing"
+READ, SENT, SLEPT = "witness", "crossing", "slept.txt"
 """In the run folder: `witness/<launch>-<rank>.txt`, by when rank 0 began its first step, and `crossing/<node>.txt`."""
 
 
@@ -55,6 +56,34 @@ class Witness:
                     time.sleep(0.1)  # until torchrun ends it
 
         return Notes()
+
+
+@schema("callback", "sleeper")
+class Sleeper:
+    """In the first launch rank 1 falls asleep within a step, so that the others wait for it in a collective."""
+
+    step: int = option(1, "the step, counted from 1", at_least=1)
+
+    def build(self) -> Callback:
+        """The callback."""
+        from lightning import Callback
+
+        step = self.step
+
+        class Falls(Callback):
+            def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+                del trainer, batch_idx
+                mark = pl_module.folder / SLEPT
+                if ranks.rank() == 1 and batch.step + 1 == step and not mark.exists():
+                    mark.write_text(datetime.now().astimezone().isoformat())
+                    asleep()
+
+        return Falls()
+
+
+def asleep() -> None:
+    """Until it is ended."""
+    time.sleep(3600)
 
 
 @schema("callback", "crossing")

@@ -10,8 +10,9 @@ from datetime import timedelta
 import pytest
 from torch.distributed import HashStore
 
+from groundup.core import ranks
 from groundup.core.errors import ConfigError
-from groundup.strategy.meeting import arrive, described
+from groundup.strategy.meeting import arrive
 from groundup.strategy.starts import part_of_start
 
 HOST = socket.gethostname()
@@ -115,4 +116,4 @@ def test_a_start_whose_rank_0_does_not_come_ends_though_an_earlier_one_had_one()
     ],
 )
 def test_ranks_in_words(numbers, hosts, words) -> None:
-    assert described(numbers, hosts) == words
+    assert ranks.described(numbers, hosts) == words

@@ -19,26 +19,51 @@ from torch.utils.data import DataLoader
 from groundup.callback.config import Stragglers
 from groundup.core import ranks
 from groundup.core.errors import ConfigError
+from groundup.core.files import atomic_write
 from groundup.core.progress import Progress
 from groundup.strategy.agreement import agree
 from groundup.strategy.config import Auto
 
 SLOW, SECONDS, STEPS, EVERY = 1, 0.02, 12, 4
+TIMES = 2.5
+"""What the slow rank takes of the time the others took for the same step, however busy the machine is."""
 
 
 class Steps(lightning.LightningModule):
-    """Trains a line by hand; the forward pass of one rank takes longer."""
+    """Trains a line by hand; the forward pass of one rank waits for what the others took, and takes longer."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
+        self.folder = folder
         self.automatic_optimization = False
         torch.manual_seed(0)
         self.net = nn.Linear(4, 4)
         self.progress = Progress()
         self.setting = SimpleNamespace(precision="fp32")
+        self.begun = 0.0
+
+    def on_train_start(self) -> None:
+        strategy = self.trainer.strategy
+        note = strategy.on_computed
+
+        def computed() -> None:
+            note()
+            if ranks.rank() != SLOW:
+                atomic_write(self.took(ranks.rank()), str(time.monotonic() - self.begun))
+
+        strategy.on_computed = computed
+        self.begun = time.monotonic()
+
+    def took(self, rank: int) -> Path:
+        return self.folder / f"{self.progress.steps}-{rank}.txt"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        time.sleep(SECONDS * (3.0 if ranks.rank() == SLOW else 1.0))
+        time.sleep(SECONDS)
+        if ranks.rank() == SLOW:
+            others = [self.took(rank) for rank in range(ranks.world()) if rank != SLOW]
+            while not all(path.exists() for path in others):
+                time.sleep(0.002)
+            time.sleep(TIMES * max(float(path.read_text()) for path in others))
         return self.net(x)
 
     def training_step(self, batch: torch.Tensor, index: int) -> None:
@@ -49,6 +74,7 @@ class Steps(lightning.LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         self.progress = self.progress.after(samples=1, tokens=1)
+        self.begun = time.monotonic()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
@@ -77,7 +103,7 @@ def main(folder: Path) -> None:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(Steps(), DataLoader(torch.ones(STEPS, 4), batch_size=None))
+    trainer.fit(Steps(folder), DataLoader(torch.ones(STEPS, 4), batch_size=None))
     mine = str(ranks.rank())
     odd = "7" if ranks.rank() == world - 1 else "0"
     seen = {

@@ -19,6 +19,7 @@ from groundup.callback.stragglers import slowest
 from groundup.core import ranks
 from groundup.core.config import compose
 from groundup.launcher.job import Job
+from groundup.launcher.record import events
 from groundup.strategy.agreement import differences
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,14 +51,14 @@ def environment(**values: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, object]], str]:
-    """What each rank saw, and what rank 0 said."""
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, object]], str, Path]:
+    """What each rank saw, what rank 0 said, and the folder of the run."""
     folder = tmp_path_factory.mktemp("launched")
     job = Job("test", [sys.executable, str(SCRIPT), str(folder)], folder / "logs")
     code = f"{DRIVE} Local({WORLD}, 5.0, 20).launch(Job('test', {job.command!r}, Path({str(job.logs)!r})))"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)], done.stdout
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)], done.stdout, folder
 
 
 def test_auto_is_ddp_among_processes_that_were_launched_here(launched) -> None:
@@ -81,7 +82,10 @@ def test_a_slow_rank_is_named_and_those_that_wait_for_it_are_not(launched) -> No
     assert len(lines) == 3  # of 12 steps, every 4
     for line in lines:
         told = re.fullmatch(rf"step +\d+  rank 1 on {HOST} computes up to ([\d.]+) times as long .*", line)
-        assert told is not None and 1.5 < float(told[1]) < 6, line
+        assert told is not None and float(told[1]) > 1.5, line
+    kept = events(launched[2] / "logs", "slow")
+    assert [(line["step"], line["ranks"], line["nodes"]) for line in kept] == [(at, [1], [HOST]) for at in (4, 8, 12)]
+    assert [f"step {line['step']}  {line['why']}" for line in kept] == lines
 
 
 def test_a_rank_is_slow_against_the_median_and_only_above_the_factor() -> None:

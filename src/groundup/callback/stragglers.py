@@ -7,10 +7,10 @@ backward passes. Its median over some steps says nothing of a pause here and the
 
 from __future__ import annotations
 
-import socket
 import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,7 +21,8 @@ from typing_extensions import override
 from groundup.callback import config
 from groundup.callback.meter import Mark, clock
 from groundup.callback.watched import log, watched
-from groundup.strategy.meeting import described
+from groundup.core.ranks import described, node
+from groundup.launcher import record
 from groundup.strategy.stepping import Stepping
 
 
@@ -29,9 +30,9 @@ class Stragglers(Callback):
     """Compares ranks every so many steps, in an exchange of one number each that nobody waits for.
 
     Logs `speed/slowest_rank`, how many times the median rank's time the slowest takes, and prints a line that names the
-    ranks above `factor` and their hosts. Alone, or under a strategy that does not tell when a rank waits, it does
-    nothing. Collectives within a forward pass count as computing: there the slowest of those that share a layer sets
-    the pace of all.
+    ranks above `factor` and their hosts; `launches.jsonl` among the run's logs keeps it. Alone, or under a strategy
+    that does not tell when a rank waits, it does nothing. Collectives within a forward pass count as computing: there
+    the slowest of those that share a layer sets the pace of all.
     """
 
     def __init__(self, options: config.Stragglers) -> None:
@@ -42,6 +43,7 @@ class Stragglers(Callback):
         self._computed: Mark | None = None
         self._steps: deque[tuple[Mark, Mark]] = deque(maxlen=options.every)
         self._hosts: dict[int, str] = {}
+        self._logs = Path()
         self._pending: tuple[int, Any, list[Tensor]] | None = None
 
     @override
@@ -52,8 +54,9 @@ class Stragglers(Callback):
         strategy = trainer.strategy
         if trainer.world_size == 1 or not isinstance(strategy, Stepping) or not distributed.is_initialized():
             return
+        self._logs = watched(pl_module).folder / "logs"
         names: list[str] = [""] * trainer.world_size
-        distributed.all_gather_object(names, socket.gethostname())
+        distributed.all_gather_object(names, node())
         self._hosts = dict(enumerate(names))
         self._now = clock(pl_module.device)
         strategy.on_computed = self._note
@@ -102,7 +105,10 @@ class Stragglers(Callback):
             return
         log(trainer, {"speed/slowest_rank": ratio}, step)
         if slow:
-            print(describe(step, seconds, slow, self._hosts), flush=True)
+            why = describe(seconds, slow, self._hosts)
+            print(f"step {step}  {why}", flush=True)
+            nodes = sorted({self._hosts[rank] for rank in slow})
+            record.note(self._logs, "slow", step=step, ranks=slow, nodes=nodes, why=why)
 
 
 def slowest(seconds: Sequence[float], factor: float) -> tuple[list[int], float | None]:
@@ -117,11 +123,11 @@ def slowest(seconds: Sequence[float], factor: float) -> tuple[list[int], float |
     return slow, max(seconds) / median if median > 0 else None
 
 
-def describe(step: int, seconds: Sequence[float], slow: Sequence[int], hosts: Mapping[int, str]) -> str:
-    """A line about slow ranks."""
+def describe(seconds: Sequence[float], slow: Sequence[int], hosts: Mapping[int, str]) -> str:
+    """A phrase about slow ranks."""
     most, median = max(seconds[rank] for rank in slow), statistics.median_low(seconds)
     verb = "computes" if len(slow) == 1 else "compute"
     return (
-        f"step {step}  {described(slow, hosts)} {verb} up to {most / median:.2f} times as long as the median rank "
+        f"{described(slow, hosts)} {verb} up to {most / median:.2f} times as long as the median rank "
         f"({most:.3g} s and {median:.3g} s a step), and all wait for it"
     )

@@ -133,6 +133,11 @@ def step_of(folder: Path) -> int:
     return step
 
 
+def reached(run: Path) -> int:
+    """The step of the newest checkpoint that is complete, not verified; 0 where there is none."""
+    return max((step_of(path) for path in listed(run) if (path / MARKER).is_file()), default=0)
+
+
 def newest(run: Path, tell: Callable[[str], None], wanted: Callable[[Path], bool] = lambda _: True) -> Path | None:
     """The newest checkpoint that is wanted and verifies; each newer one that does not is told of.
 

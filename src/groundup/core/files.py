@@ -171,6 +171,36 @@ def atomic_json(path: Path, value: Any) -> None:
     atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def append_json(path: Path, value: Any) -> None:
+    """Add a value as a line of JSON to the end of a file, durably, making its folder if need be.
+
+    Lines that several processes of a machine add at once stand one behind the other.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    make_folder(path.parent)
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The values of a file that `append_json` wrote, none where there is no file; a line that broke off is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 def read_json(path: Path, remedy: str = "restore it from a copy or make it again") -> Any:
     """The value of a JSON file.
 

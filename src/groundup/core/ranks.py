@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 
 from groundup.core import slurm
 from groundup.core.errors import ConfigError
@@ -88,9 +89,28 @@ def launched() -> bool:
     return bool(os.environ.get(LAUNCHED) or os.environ.get("RANK") or os.environ.get("WORLD_SIZE")) or world() > 1
 
 
+def node() -> str:
+    """This machine's name, as Slurm knows it where Slurm runs here."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def under_torchrun() -> bool:
     """Whether torchrun started this process, and watches it."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def described(numbers: Sequence[int], hosts: Mapping[int, str]) -> str:
+    """Ranks in words: `rank 3 on b`, or `ranks 0-2, 5 on a, b`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    places = list(dict.fromkeys(hosts[number] for number in sorted(numbers) if number in hosts))
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return f"rank{'s' if len(numbers) > 1 else ''} {words}" + (f" on {', '.join(places[:3])}{more}" if places else "")
 
 
 def environment() -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from groundup.core import ranks
@@ -14,11 +15,27 @@ if TYPE_CHECKING:
 group("launcher", "what starts the job's processes: torchrun or srun from outside, this program, or Slurm")
 
 REQUIREMENTS = "requirements-slurm.txt"
-_SET = ("job-name", "output", "error", "open-mode", "signal", "array", "requeue", "no-requeue")
+_SET = ("job-name", "output", "error", "open-mode", "signal", "array", "requeue", "no-requeue", "exclude")
+
+
+@dataclass(kw_only=True)
+class Watched:
+    """What holds for processes of a job whoever started them: when they hang, and where they may run."""
+
+    hang_seconds: float | None = option(
+        600.0, "a step that takes longer hangs: stacks are dumped, all processes killed; null: nobody looks", above=0
+    )
+    phase_seconds: float = option(
+        3600.0, "as long for the start, a first step with its compilation, and what lies between two steps", above=0
+    )
+    health: bool | None = option(
+        None, "check each machine before it starts; null: where it has NVIDIA GPUs, or is one of several"
+    )
+    cordon: str | None = option(None, "folder of the list of nodes no job is to use; null: that of all runs")
 
 
 @schema("launcher", "none")
-class Here:
+class Here(Watched):
     """This process trains, alone or as one of those that torchrun or srun started."""
 
     def starts(self) -> bool:
@@ -37,10 +54,11 @@ class Here:
         return None
 
 
-class Starting:
+@dataclass(kw_only=True)
+class Starting(Watched):
     """What the launchers share: a process that one of them started trains."""
 
-    devices: int | None
+    devices: int | None = option(None, "processes on each machine", at_least=1)
     nodes = 1
 
     def starts(self) -> bool:
@@ -59,6 +77,10 @@ class Local(Starting):
     devices: int | None = option(None, "processes to start; null: one for each GPU of this machine", at_least=1)
     grace_seconds: float = option(10.0, "how long a process may take that was asked to end; then it is killed", above=0)
     last_lines: int = option(20, "lines shown of the log of a process that failed", at_least=0)
+    restarts: int = option(3, "times a job that failed is started again without having got further", at_least=0)
+    backoff_seconds: float = option(
+        5.0, "before the first restart; doubled before each further one, up to five minutes", at_least=0
+    )
 
     def settle(self, devices: int | None) -> None:
         """Fill in how many processes, and see that each has a device.
@@ -81,10 +103,17 @@ class Local(Starting):
         """The launcher, or None where this is one of its processes."""
         if not self.starts():
             return None
+        from groundup.launcher.entry import admit
         from groundup.launcher.local import Local
+        from groundup.launcher.supervisor import Budget, Supervisor
 
         assert self.devices is not None
-        return Local(self.devices, self.grace_seconds, self.last_lines)
+        devices = self.devices
+        return Supervisor(
+            Local(devices, self.grace_seconds, self.last_lines),
+            Budget(self.restarts, self.backoff_seconds),
+            lambda job: admit(self, devices, job.logs.parent, job.cordon),
+        )
 
 
 @schema("launcher", "slurm")
@@ -101,8 +130,11 @@ class Slurm(Starting):
     constraint: str | None = option(None, "what nodes must have, as `a100&nvlink`")
     cpus: int | None = option(None, "CPU cores of each process", at_least=1)
     memory_gb: int | None = option(None, "memory of each node", at_least=1)
-    requeues: int = option(3, "times the job is queued again at its time limit; after preemption always", at_least=0)
+    requeues: int = option(
+        3, "times it is queued again at its time limit or when it hangs; after preemption always", at_least=0
+    )
     notice_seconds: int = option(120, "how long before its end the job is told of it", at_least=1)
+    exclude: list[str] = option([], "nodes not to use, beside those that are cordoned")
     setup: list[str] = option([], "lines of shell before the processes start, as `module load cuda`")
     extra: dict[str, Any] = option({}, "further parameters of sbatch: {mail-type: END}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,11 +16,15 @@ class Job:
         name: for people.
         command: absolute program and script, with arguments.
         logs: the folder in which each job gets one of its own.
+        cordon: the folder of the list of nodes that no job is to use; None: there is none.
+        reached: the step from which the job would go on now.
     """
 
     name: str
     command: list[str]
     logs: Path
+    cordon: Path | None = None
+    reached: Callable[[], int] = lambda: 0
 
 
 class Launcher(Protocol):

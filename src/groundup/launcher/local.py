@@ -41,6 +41,17 @@ class Asked:
     signal: int
 
 
+class StoppedError(RankError):
+    """A job that was ended because this program was sent a signal."""
+
+    @classmethod
+    def by(cls, number: int, where: str) -> StoppedError:
+        """The error that tells of a signal."""
+        return cls(
+            signal.Signals(number).name, "ended all processes", f"the same command goes on; {where}", 128 + number
+        )
+
+
 class Local:
     """Starts the processes, shows what rank 0 says, and sees to it that none outlives another.
 
@@ -62,13 +73,14 @@ class Local:
         the n-th launch.
 
         Raises:
-            RankError: one failed, or this program was told to stop; the others were ended.
+            RankError: one failed; the others were ended.
+            StoppedError: this program was told to stop.
             StorageError: the logs cannot be written.
         """
         logs = _numbered(job.logs)
         print(f"starting {self.devices} processes; what each says: {logs}/rank-N.log", flush=True)
         events: queue.SimpleQueue[Ended | Asked] = queue.SimpleQueue()
-        with _listening() as listener, _signals(events):
+        with _listening() as listener, signals(events):
             processes: list[Process] = []
             try:
                 for rank in range(self.devices):
@@ -76,13 +88,13 @@ class Local:
                 for process in processes:
                     threading.Thread(target=_watch, args=(process, events), daemon=True).start()
                 listener.close()  # rank 0 alone holds it, so that its end is seen by those who wait at it
-                first = self._wait(processes, events, Shown(processes[0].log))
+                with Shown(processes[0].log) as shown:
+                    first = self._wait(processes, events, shown)
             finally:
                 for process in processes:
                     process.kill()
         if isinstance(first, Asked):
-            name = signal.Signals(first.signal).name
-            raise RankError(name, "ended all processes", f"the same command goes on; logs: {logs}", 128 + first.signal)
+            raise StoppedError.by(first.signal, f"logs: {logs}")
         if first is not None:
             raise self._failure(processes[first.rank], first.code)
 
@@ -139,6 +151,12 @@ class Shown:
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
 
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def go_on(self) -> None:
         """Show what has come since the last time."""
         while piece := self._file.read(1 << 16):
@@ -192,7 +210,7 @@ def _listening() -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _signals(events: queue.SimpleQueue[Ended | Asked]) -> Iterator[None]:
+def signals(events: queue.SimpleQueue[Ended | Asked]) -> Iterator[None]:
     """In this block signals become events."""
 
     def note(number: int, frame: FrameType | None) -> None:

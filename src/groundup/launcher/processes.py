@@ -57,6 +57,12 @@ class Process:
         """Its exit code once it has ended; of one that a signal ended, the signal's number below zero."""
         return self._process.wait()
 
+    def ended(self, seconds: float) -> int | None:
+        """As `wait`, but None if it has not ended after so many seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        return None
+
     def send(self, number: int) -> None:
         """Pass a signal on to the process; what it started itself is its own business."""
         self._process.send_signal(number)

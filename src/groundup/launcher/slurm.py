@@ -15,6 +15,7 @@ from groundup.core import ranks
 from groundup.core.errors import ConfigError
 from groundup.core.files import make_folder
 from groundup.launcher.config import Slurm as Options
+from groundup.launcher.cordon import cordoned
 from groundup.launcher.job import Job
 
 
@@ -61,7 +62,7 @@ class Slurm:
         logs = make_folder(job.logs.resolve())
         executor = submitit.SlurmExecutor(folder=logs / "%j", max_num_timeout=self.options.requeues)
         try:
-            executor.update_parameters(**self.parameters(job.name))
+            executor.update_parameters(**self.parameters(job))
             submitted = executor.submit(Task(job.command))
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             said = next(reversed(str(error).strip().splitlines()), "it gives no reason")
@@ -71,11 +72,13 @@ class Slurm:
         print(f"logs: {logs / number}/{number}_0_log.out, one for each rank, errors beside it in .err")
         print(f"look: squeue --job {number}; stop: scancel {number}", flush=True)
 
-    def parameters(self, name: str) -> dict[str, Any]:
+    def parameters(self, job: Job) -> dict[str, Any]:
         """What sbatch is asked for, in submitit's names."""
         options = self.options
+        nodes = {*options.exclude, *(cordoned(job.cordon) if job.cordon else ())}
         asked = {
-            "job_name": name,
+            "job_name": job.name,
+            "exclude": ",".join(sorted(nodes)) or None,
             "nodes": options.nodes,
             "ntasks_per_node": options.devices,
             "gpus_per_node": options.devices if options.gpus else None,

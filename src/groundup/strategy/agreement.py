@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import distributed
 
 from groundup.core.errors import ConfigError
-from groundup.strategy.meeting import described
+from groundup.core.ranks import described
 
 T = TypeVar("T")
 _MOST = 4

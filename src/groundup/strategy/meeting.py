@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -130,14 +130,15 @@ def _await_all(
         now = time.monotonic()
         if missing and now - begun > timeout.total_seconds():
             return ConfigError(
-                described(missing, _hosts(store, missing, world)),
+                ranks.described(missing, _hosts(store, missing, world)),
                 f"did not come within {now - begun:.0f} s",
                 "see what they say, or their logs",
             )
         if missing and now - told > patience:
             told = now
             have = "has" if len(missing) == 1 else "have"
-            _say(f"{described(missing, _hosts(store, missing, world))} {have} not arrived after {now - begun:.0f} s")
+            who = ranks.described(missing, _hosts(store, missing, world))
+            _say(f"{who} {have} not arrived after {now - begun:.0f} s")
         if missing:
             time.sleep(_LOOK_SECONDS)
     for rank in range(world):
@@ -159,20 +160,6 @@ def _hosts(store: Store, missing: Sequence[int], world: int) -> dict[int, str]:
                 found[rank] = str(json.loads(store.get(f"{_ARRIVED}/{neighbour}"))["host"])
                 break
     return found
-
-
-def described(numbers: Sequence[int], hosts: Mapping[int, str]) -> str:
-    """Ranks in words: `rank 3 on b`, or `ranks 0-2, 5 on a, b`."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    words = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-    places = list(dict.fromkeys(hosts[number] for number in sorted(numbers) if number in hosts))
-    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-    return f"rank{'s' if len(numbers) > 1 else ''} {words}" + (f" on {', '.join(places[:3])}{more}" if places else "")
 
 
 def _store(timeout: timedelta, patience: float) -> Store:
@@ -223,7 +210,7 @@ def _watched(store: Store, rank: int, world: int, patience: float) -> Iterator[N
 
     def told() -> None:
         absent = [number for number in range(world) if not other.check([f"{_ENTERED}/{number}"])]
-        whose = f"{described(absent, {})} did not enter it" if absent else "all ranks are in it: see the network"
+        whose = f"{ranks.described(absent, {})} did not enter it" if absent else "all ranks are in it: see the network"
         _say(f"the first collective has not ended after {time.monotonic() - begun:.0f} s; {whose}")
 
     with _every(patience, told if rank == 0 else None):

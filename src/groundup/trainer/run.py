@@ -17,6 +17,7 @@ from groundup.callback import config as callback_config
 from groundup.callback import decisions
 from groundup.callback.checkpoint import Checkpoint
 from groundup.callback.decisions import Decision
+from groundup.callback.heartbeat import Heartbeat
 from groundup.callback.recovery import Recovery
 from groundup.callback.watched import callbacks as callbacks_of
 from groundup.core import checkpoint, ranks
@@ -340,7 +341,7 @@ def build_trainer(
         num_nodes=max(1, ranks.world() // devices),
         max_epochs=1,
         logger=loggers,
-        callbacks=list(callbacks),
+        callbacks=[Heartbeat(), *callbacks],
         val_check_interval=options.validate_every,
         check_val_every_n_epoch=None,
         limit_val_batches=None if held_out else 0,

@@ -1,4 +1,4 @@
-"""What can be seen of a checkpoint that is named to go on from, without torch and without reading it all."""
+"""From where a run goes on: what was decided on its way, and checkpoints as far as they can be seen without torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundup.callback import decisions
+from groundup.callback.mirror import mirror_of
+from groundup.core import checkpoint
 from groundup.core.config import from_dict, to_dict
 from groundup.core.errors import CheckpointError, DataError
 from groundup.core.files import read_json
 from groundup.core.progress import Progress
+from groundup.trainer import rollback
 from groundup.trainer import segments as segment_list
 from groundup.trainer.changes import apply
+from groundup.trainer.console import say
+from groundup.trainer.segments import Segment
 
 if TYPE_CHECKING:
     from groundup.verb.train import Train
@@ -31,6 +36,23 @@ def check(run: Train) -> None:
         raise CheckpointError(f"resume={path}", "is not a folder", "give a step-N folder below checkpoints/")
     with suppress(DataError, KeyError, TypeError):  # what is missing or damaged, `verify` names before the run
         _check_model(run, path)
+
+
+def plan(run: Train) -> list[Segment]:
+    """The run's segments by all that was decided; records and a checkpoint come from its mirror where there are none.
+
+    Raises:
+        StorageError: the run folder cannot be written.
+        CheckpointError: the mirror, or what was decided, cannot be read.
+    """
+    folder = run.folder()
+    mirror = None if run.fresh or run.resume or checkpoint.listed(folder) else mirror_of(run.callback, folder)
+    if mirror is not None:
+        mirror.fetch_records()
+    found = run.course().segments(decisions.read(folder))
+    if mirror is not None:
+        mirror.fetch(say, lambda path: rollback.lies_on(found, path))
+    return found
 
 
 def _check_model(run: Train, path: Path) -> None:

@@ -30,6 +30,7 @@ from groundup.core.config.verb import command
 from groundup.core.errors import ConfigError
 from groundup.core.files import make_folder
 from groundup.core.memory import keep_freed_memory
+from groundup.launcher.entry import enter
 from groundup.launcher.job import Job
 from groundup.launcher.processes import die_with_parent
 from groundup.shard.manifest import Manifest
@@ -350,19 +351,16 @@ class Train:
         if self.fresh and ranks.rank() == 0 and folder.exists():
             with only_one(folder):  # never from under a process that trains in it
                 room.set_aside(folder)
-        launcher = self.launcher.build()
+        launcher, cordon = self.launcher.build(), Path(self.launcher.cordon or self.runs)
         if launcher is not None:
             once = ["fresh=false"] if self.fresh else []  # what is launched again goes on from its own checkpoints
-            launcher.launch(Job(self.name, [*command(), *once], folder / "logs"))
+            job = Job(self.name, [*command(), *once], folder / "logs", cordon, lambda: checkpoint.reached(folder))
+            launcher.launch(job)
             return
         if ranks.under_torchrun():  # else one whose agent was killed would train on where its place is given away
             die_with_parent()
-        mirror = None if self.fresh or self.resume or checkpoint.listed(folder) else mirror_of(self.callback, folder)
-        if mirror is not None:
-            mirror.fetch_records()
-        plan = self.course().segments(decisions.read(folder))
-        if mirror is not None:
-            mirror.fetch(say, lambda path: rollback.lies_on(plan, path))
+        enter(self.launcher, folder, cordon)
+        plan = resuming.plan(self)
         source = None if self.fresh and not self.resume else self._source(folder, plan)
         from groundup.trainer import environment
         from groundup.trainer.report import write_run_report
