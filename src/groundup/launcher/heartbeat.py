@@ -102,18 +102,39 @@ class _Heart:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.process = os.getpid()
         self.files: tuple[BinaryIO, BinaryIO] = (tempfile.TemporaryFile(), tempfile.TemporaryFile())  # noqa: SIM115
         beats, stacks = self.files
         beats.truncate(_BEAT.size)
         self.memory = mmap.mmap(beats.fileno(), _BEAT.size)
         faulthandler.register(DUMP, file=stacks, all_threads=True)
+        self.beat("the start", 0, limits.phase)
+
+    def beat(self, what: str, done: int, seconds: float) -> None:
+        Beat(time.monotonic(), seconds, done, what).write(self.memory)
+
+    def watch(self, logs: Path, job: str | None) -> None:
+        beats, stacks = (file.fileno() for file in self.files)
+        look = min(10.0, min(self.limits.step, self.limits.phase) / 20)
+        place = (self.process, ranks.rank(), ranks.world(), ranks.node())
+        orders = Orders(*place, str(logs.resolve()), self.limits.phase, look, beats, stacks, job)
+        line = [sys.executable, "-m", WATCHDOG, json.dumps(asdict(orders))]
+        self.watchdog = subprocess.Popen(line, stdin=subprocess.DEVNULL, pass_fds=(beats, stacks))
+
+    def end(self) -> None:
+        self.watchdog.kill()
+        self.watchdog.wait()
+        faulthandler.unregister(DUMP)
+        self.memory.close()
+        for file in self.files:
+            file.close()
 
 
 _heart: _Heart | None = None
 
 
 def begin(limits: Limits, logs: Path, job: str | None = None) -> None:
-    """Have this process watched from now to its end, by a process of its own that ends with it.
+    """Have this process watched from now on, by a process of its own that ends with it or with `end`.
 
     Args:
         limits: how long things may take.
@@ -121,34 +142,27 @@ def begin(limits: Limits, logs: Path, job: str | None = None) -> None:
         job: the job of Slurm to be queued again when it hangs.
     """
     global _heart
-    _heart = heart = _Heart(limits)
-    phase("the start", 0)
-    beats, stacks = (file.fileno() for file in heart.files)
-    look = min(10.0, min(limits.step, limits.phase) / 20)
-    place = (os.getpid(), ranks.rank(), ranks.world(), ranks.node())
-    orders = Orders(*place, str(logs.resolve()), limits.phase, look, beats, stacks, job)
-    watchdog = subprocess.Popen(
-        [sys.executable, "-m", WATCHDOG, json.dumps(asdict(orders))], stdin=subprocess.DEVNULL, pass_fds=(beats, stacks)
-    )
-    atexit.register(_end, watchdog)
+    end()
+    _heart = _Heart(limits)
+    _heart.watch(logs, job)
+
+
+@atexit.register
+def end() -> None:
+    """Nobody watches any more."""
+    global _heart
+    heart, _heart = _heart, None
+    if heart is not None and heart.process == os.getpid():  # and not one it forked
+        heart.end()
 
 
 def step(number: int, *, first: bool = False) -> None:
     """A step begins; `first` if it is the first of this process, in which much is compiled."""
     if _heart is not None:
-        _beat(_heart, number - 1, f"step {number}", _heart.limits.phase if first else _heart.limits.step)
+        _heart.beat(f"step {number}", number - 1, _heart.limits.phase if first else _heart.limits.step)
 
 
 def phase(what: str, done: int) -> None:
     """Something begins that may take longer than a step, after so many steps."""
     if _heart is not None:
-        _beat(_heart, done, what, _heart.limits.phase)
-
-
-def _beat(heart: _Heart, done: int, what: str, seconds: float) -> None:
-    Beat(time.monotonic(), seconds, done, what).write(heart.memory)
-
-
-def _end(watchdog: subprocess.Popen[bytes]) -> None:
-    watchdog.kill()
-    watchdog.wait()
+        _heart.beat(what, done, _heart.limits.phase)
