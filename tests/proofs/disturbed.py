@@ -54,6 +54,16 @@ class Proof:
         with self.log.open("ab") as log:
             return subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True)
 
+    def part(self, *more: str) -> None:
+        """One more start that must end well.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        code, said = self.go(*more)
+        if code:
+            raise RuntimeError(said[-2000:])
+
     def go(self, *more: str) -> tuple[int, str]:
         """One more start, to its end: exit code, and what it said."""
         before = self.log.stat().st_size if self.log.exists() else 0
@@ -210,7 +220,7 @@ def stopped(run: Proof) -> str:
 
 def truncated_shard(run: Proof) -> str:
     """A shard of the data loses its end."""
-    run.go("stop_steps=90")
+    run.part("stop_steps=90")
     shard = max((path for path in run.data.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     content = shard.read_bytes()
     shard.write_bytes(content[:-2])
@@ -221,7 +231,7 @@ def truncated_shard(run: Proof) -> str:
 
 def flipped_byte(run: Proof) -> str:
     """A bit of the newest checkpoint is not what was written; the one before is taken."""
-    run.go("stop_steps=90", "callback.checkpoint.keep_latest=2")
+    run.part("stop_steps=90", "callback.checkpoint.keep_latest=2")
     newest = run_folder(run.runs) / "checkpoints" / "step-90"
     file = max(newest.iterdir(), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
@@ -235,7 +245,7 @@ def flipped_byte(run: Proof) -> str:
 
 def full_disk(run: Proof) -> str:
     """The disk fills up while it trains."""
-    run.go("stop_steps=90")
+    run.part("stop_steps=90")
     filler = run.runs / "filler"
     free = shutil.disk_usage(run.runs).free
     filler.write_bytes(bytes(max(0, free - 600_000)))
@@ -246,7 +256,7 @@ def full_disk(run: Proof) -> str:
 
 def read_only(run: Proof) -> str:
     """Nothing may be written any more."""
-    run.go("stop_steps=90")
+    run.part("stop_steps=90")
     subprocess.run(["mount", "-o", "remount,ro", run.runs], check=True)
     code, said = run.go()
     subprocess.run(["mount", "-o", "remount,rw", run.runs], check=True)
