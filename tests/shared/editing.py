@@ -16,7 +16,7 @@ from groundup.trainer.live import FILE
 class Options:
     """What to write when, and when to break off."""
 
-    folder: str = option(doc="holds N.yaml: what is written once N steps are done; empty: the file is deleted")
+    folder: str = option("", "holds N.yaml: what is written once N steps are done; empty: the file is deleted")
     die: int | None = option(None, "break off before this step begins")
 
     def build(self) -> lightning.Callback:

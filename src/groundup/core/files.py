@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from groundup.core import disk
 from groundup.core.errors import DataError, StorageError
 
-_BLOCK = 1 << 20
+_BUFFER = 1 << 16
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose a folder on another disk",
     errno.EDQUOT: "free some of your quota or choose a folder on another disk",
@@ -120,7 +120,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the system refused.
     """
-    with cast(BinaryIO, io.BufferedWriter(_Raw(path), _BLOCK)) as file:
+    with cast(BinaryIO, io.BufferedWriter(_Raw(path), _BUFFER)) as file:
         yield file
         file.flush()
         disk.sync(file.fileno())
