@@ -30,7 +30,7 @@ KINDS: dict[str, list[str]] = {
     "denoise": ["objective=denoise", "objective.mean=1", "objective.permute=false", *STACKS, "model.positions=learned"],
 }
 """Overrides of the default run; two stacks learn to look across in short windows and from short spans first."""
-TOKENS = {"causal": 614_400, "prefix": 614_400, "masked": 1_228_800, "span": 12_288_000, "denoise": 3_276_800}
+TOKENS = {"causal": 614_400, "prefix": 614_400, "masked": 1_064_960, "span": 12_288_000, "denoise": 3_276_800}
 
 HIDDEN = {"masked": 1, "span": 3, "denoise": 1}
 """Tokens that are hidden, one behind the other, in each window that is asked about."""
