@@ -87,6 +87,11 @@ class Layout:
     networks: tuple[str, ...] = ALL
     precision: str = "fp64"
 
+    @property
+    def visible(self) -> bool:
+        """Whether what a rank holds is in its parameters' place; DeepSpeed keeps it elsewhere."""
+        return not self.name.startswith("deepspeed")
+
 
 def layouts(named: str | None = None) -> list[Layout]:
     """Every layout of the table, or those that have a text in their name, behind the one they are compared with."""
@@ -247,8 +252,7 @@ class Table:
                 single = next(layout for layout in self.layouts if layout.precision == run.layout.precision)
                 alone = Run(run.network, run.layout if run.source == run.layout else single)
                 row = compared(self.folder, run, alone, self.steps - self.steps // 2 if crossing else self.steps)
-                # What DeepSpeed holds is in no parameter's place.
-                looked_at = not crossing and not run.layout.name.startswith("deepspeed")
+                looked_at = run.layout.visible and not crossing
                 yield {**row, **beside_formula(self.folder, run)} if looked_at else row
 
     def launch(self, world: int, arguments: list[str]) -> None:
@@ -298,7 +302,7 @@ def overrides(folder: Path, run: Run, steps: int) -> list[str]:
     ]
     same += ["model.vocabulary=null", "model.context=null", "model.dropout=0.0", "data.workers=0", "data.verify=size"]
     same += [
-        "callback=[checkpoint,held]",
+        "callback=[checkpoint,held]" if run.layout.visible else "callback=[checkpoint]",
         f"callback.checkpoint.every={max(1, steps // 2)}",
         "optimizer=adamw",
     ]
