@@ -15,11 +15,12 @@ import editing
 import processes
 import pytest
 import torch
+from offering import offered
 
 from groundup.callback import decisions
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
-from groundup.core.config import compose, fingerprint, groups, to_dict
+from groundup.core.config import compose, fingerprint, to_dict
 from groundup.core.errors import CheckpointError, ConfigError
 from groundup.trainer import live, segments
 from groundup.trainer.changes import Change, apply
@@ -64,13 +65,8 @@ PLAN = (
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Sums in one order; and a person, as an option of callbacks."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    entry = groups()["callback"].kinds
-    entry["editor"] = editing.Options
-    yield
-    entry.pop("editor")
-    torch.set_num_threads(before)
+    with offered("editor", editing.Options):
+        yield
 
 
 @pytest.fixture(scope="module")

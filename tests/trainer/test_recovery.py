@@ -13,6 +13,7 @@ import faults
 import processes
 import pytest
 import torch
+from offering import offered
 
 from groundup.callback import decisions, history
 from groundup.callback.config import SIGNALS
@@ -21,7 +22,7 @@ from groundup.callback.policy import ROLL_BACK, Signals, Verdict
 from groundup.callback.recovery import Recovery
 from groundup.callback.tensors import read_all
 from groundup.core import checkpoint
-from groundup.core.config import compose, groups
+from groundup.core.config import compose
 from groundup.core.errors import ConfigError, UserError
 from groundup.core.files import entry_of
 from groundup.core.progress import Progress
@@ -63,14 +64,8 @@ MENDING = [
 @pytest.fixture(scope="module", autouse=True)
 def fault() -> Iterator[None]:
     """A callback that does harm, as an option of callbacks for these tests; sums in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    entry = groups()["callback"].kinds
-    entry["fault"] = faults.Options
-    yield
-    entry.pop("fault")
-    torch.set_num_threads(before)
+    with offered("fault", faults.Options):
+        yield
 
 
 def run(data: Path, runs: Path, *overrides: str, mending: bool = True) -> Path:

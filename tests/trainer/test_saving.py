@@ -13,6 +13,7 @@ import faults
 import fsspec
 import pytest
 import torch
+from offering import offered
 from power import tree
 from processes import launch, together
 
@@ -20,7 +21,7 @@ from groundup.callback import restored
 from groundup.callback.stopping import Agreement, Requests, StoppedError
 from groundup.callback.tensors import hashes, read_all
 from groundup.core import checkpoint
-from groundup.core.config import compose, groups
+from groundup.core.config import compose
 from groundup.core.errors import CheckpointError, ConfigError
 from groundup.verb.train import Train
 
@@ -50,13 +51,8 @@ STOP = ["callback=[checkpoint,ema,fault]", "callback.fault.what=signal"]
 @pytest.fixture(scope="module", autouse=True)
 def fault() -> Iterator[None]:
     """A callback that asks a run to stop, as an option of callbacks for these tests; sums in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    entry = groups()["callback"].kinds
-    entry["fault"] = faults.Options
-    yield
-    entry.pop("fault")
-    torch.set_num_threads(before)
+    with offered("fault", faults.Options):
+        yield
 
 
 def run(data: Path, runs: Path, *overrides: str) -> Path:
