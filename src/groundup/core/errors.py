@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -78,3 +79,12 @@ def require(module: str, where: str, requirements: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         raise ConfigError(where, f"needs {module}, which is not installed", f"pip install -r {requirements}")
+
+
+def answered(program: Callable[[], int]) -> int:
+    """The exit code of a program; a mistake of the user's is one line on standard error, and has its own."""
+    try:
+        return program()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from groundup.core import ranks
-from groundup.core.errors import UserError
+from groundup.core.errors import UserError, answered
 from groundup.core.files import append_json, read_lines
 from groundup.launcher.record import now
 
@@ -105,8 +105,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(answered(lambda: main(sys.argv[1:])))

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core import ranks
-from groundup.core.errors import UserError
+from groundup.core.errors import UserError, answered
 from groundup.core.files import append_json, make_folder, read_lines
 from groundup.launcher.cordon import NodeError, cordon
 from groundup.launcher.processes import Process
@@ -252,8 +252,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(answered(lambda: main(sys.argv[1:])))
