@@ -139,8 +139,8 @@ def attend(
 ) -> Tensor:
     """softmax(scale Q K' + score_bias) V over the visible keys, by the way that is fastest where the tensors are.
 
-    On a CPU and up to `EXPLICIT` positions that is matrix products around an fp32 softmax, which a compiler fuses;
-    else torch's own kernels.
+    On a CPU and up to `EXPLICIT` positions, where gradients are wanted, that is matrix products around an fp32 softmax,
+    which a compiler fuses; else torch's own kernels, which on a CPU are fast forwards alone.
 
     Args:
         query: (B, H, T, C).
@@ -162,7 +162,7 @@ def attend(
         return flex_attention(query, key, value, block_mask=blocks, scale=scale, enable_gqa=grouped)
     scale = query.shape[3] ** -0.5 if scale is None else scale
     score_bias = None if score_bias is None else score_bias.expand(-1, -1, query.shape[2], key.shape[2])
-    if query.device.type == "cpu" and 1 < query.shape[2] <= EXPLICIT:
+    if query.device.type == "cpu" and 1 < query.shape[2] <= EXPLICIT and torch.is_grad_enabled():
         if mask is None and not causal:
             mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool)
         return _explicit(query * scale, key, value, mask, dropout, bounded, score_bias)
