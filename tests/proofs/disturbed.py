@@ -164,6 +164,7 @@ def faults() -> tuple[float, int]:
         for kind in kinds:
             run.runs = run.runs.with_name(kind.__name__)
             run.runs.mkdir()
+            run.log.unlink(missing_ok=True)
             with small_disk(run.runs) if kind in (full_disk, read_only) else contextlib.nullcontext():
                 held += met(run, kind, wanted)
     with proof((*SHORT, "strategy=ddp"), 2) as (run, wanted):
@@ -244,14 +245,15 @@ def flipped_byte(run: Proof) -> str:
 
 
 def full_disk(run: Proof) -> str:
-    """The disk fills up while it trains."""
-    run.part("stop_steps=90")
+    """The disk fills up while it trains, and is full still when it is started again."""
+    process = run.start()
+    assert run.wait_for(process, 90), run.log.read_text()[-2000:]
     filler = run.runs / "filler"
-    free = shutil.disk_usage(run.runs).free
-    filler.write_bytes(bytes(max(0, free - 600_000)))
-    code, said = run.go()
+    filler.write_bytes(bytes(max(0, shutil.disk_usage(run.runs).free - 600_000)))
+    line = told(process.wait(), run.log.read_text(), 2, "No space left on device")
+    again = told(*run.go(), 2, "free")
     filler.unlink()
-    return told(code, said, 2, "free")
+    return f"{line}; then {again}"
 
 
 def read_only(run: Proof) -> str:
