@@ -25,7 +25,8 @@ from torch import nn
 
 import groundup.verb.train  # noqa: F401  # registers all that a run is made of
 from groundup.core import ranks
-from groundup.core.config import compose
+from groundup.core.config import compose, option, schema
+from groundup.core.errors import UserError
 from groundup.core.progress import Progress
 from groundup.strategy import async_sgd
 from groundup.strategy.loose_config import AsyncSGD
@@ -158,11 +159,39 @@ def count(name: str, bound: int | None, late: int = 0, dies_at: int | None = Non
     return {"used": module.used.detach(), **{name: getattr(module, name) for name in ("rows", "losses", "firsts")}}
 
 
+class Asks(lightning.Callback):
+    """Asks the server to stop once it has made so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if pl_module.progress.steps == self.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@schema("callback", "asks")
+class AsksOptions:
+    """Where the server is asked to stop."""
+
+    steps: int = option(5, "steps made before")
+
+    def build(self) -> lightning.Callback:
+        """The callback."""
+        return Asks(self.steps)
+
+
 def run(*overrides: str) -> None:
-    """Train as train.py does."""
+    """Train as train.py does; one that is asked to stop tells why it ended."""
     config = partial(compose.composed, ROOT / "conf")("train", *overrides)
     config.check()
-    config.run()
+    if not any("asks" in override for override in overrides):
+        config.run()
+        return
+    try:
+        config.run()
+    except UserError as error:
+        (config.folder() / f"ended-{ranks.rank()}").write_text(str(error))
 
 
 def spied(name: str) -> list[int]:

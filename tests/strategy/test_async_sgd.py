@@ -30,6 +30,8 @@ def three(tiny):
         tiny.overrides("stopped", 8, *SERVED),
         tiny.overrides("changed", 8, *SERVED, CHANGE, "stop_steps=6"),
         tiny.overrides("changed", 8, *SERVED, CHANGE),
+        tiny.overrides("asked", 8, *SERVED, "callback.checkpoint.every=8", "callback=[checkpoint,asks]"),
+        tiny.overrides("asked", 8, *SERVED, "callback.checkpoint.every=8", "callback=[checkpoint]"),
     ]
     ends = tiny.apart(3, *runs)
     assert ends == [0, 0, -signal.SIGKILL]
@@ -93,6 +95,15 @@ def test_one_worker_does_what_one_process_does_bitwise(three):
 
 def test_a_stopped_run_goes_on_bitwise(three):
     whole, stopped = (three.tensors(name, 8) for name in ("served", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole | stopped)
+
+
+def test_a_server_that_is_asked_to_stop_saves_its_step_and_goes_on_bitwise(three):
+    run = three.run("asked")
+    assert "was asked to stop, and has saved step 6" in (run / "ended-0").read_text()
+    assert "the server is gone" in (run / "ended-1").read_text()
+    assert [path.name for path in sorted((run / "checkpoints").glob("step-*"))] == ["step-6", "step-8"]
+    whole, stopped = (three.tensors(name, 8) for name in ("served", "asked"))
     assert all(torch.equal(whole[name], stopped[name]) for name in whole | stopped)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from torch.distributed import HashStore
 
 from groundup.core import ranks
 from groundup.core.errors import ConfigError
-from groundup.strategy.meeting import arrive
+from groundup.strategy.meeting import arrive, meeting_store
 from groundup.strategy.starts import part_of_start
 
 HOST = socket.gethostname()
@@ -43,6 +44,19 @@ def come(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[ConfigError | No
             return list(pool.map(one, comers))
 
     return go
+
+
+def test_rank_0_finds_the_store_again_on_a_socket_it_was_handed(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    monkeypatch.setenv("MASTER_PORT", str(listening.getsockname()[1]))
+    monkeypatch.setenv(ranks.LISTENING, str(listening.detach()))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    first = meeting_store(LIMIT)
+    assert ranks.LISTENING not in os.environ
+    first.set("said", "once")
+    assert meeting_store(LIMIT).get("said") == b"once"
 
 
 def test_ranks_that_all_come_go_on(come) -> None:

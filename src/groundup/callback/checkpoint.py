@@ -17,7 +17,7 @@ from groundup.callback.stopping import Agreement, Requests, StoppedError
 from groundup.callback.throughput import paused
 from groundup.callback.watched import callbacks
 from groundup.callback.writing import HASHES, STATE, Request, Writer
-from groundup.core import checkpoint, ranks
+from groundup.core import checkpoint
 from groundup.core.bits import sought
 from groundup.core.config import to_dict
 from groundup.core.errors import CheckpointError, StorageError
@@ -32,6 +32,14 @@ class Holds(Protocol):
 
     def holds(self, steps: Sequence[int]) -> set[int]:
         """Which of the checkpoints of these steps must stay."""
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """A strategy whose steps are made elsewhere, and may never come."""
+
+    asked: Callable[[], bool]
+    """Whether it is to wait for no more of them."""
 
 
 class Checkpoint(lightning.Callback):
@@ -73,8 +81,9 @@ class Checkpoint(lightning.Callback):
         self._agreement = Agreement(2, alone=alone)
         if self.source is not None:
             self._restore(trainer, cast(Objective, module), self.source)
-        if trainer.world_size == ranks.world():  # else the ranks take no steps together, after which all could stop
-            self._requests.listen()
+        self._requests.listen()
+        if isinstance(trainer.strategy, Waits):
+            trainer.strategy.asked = self._asked
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -83,7 +92,7 @@ class Checkpoint(lightning.Callback):
         del outputs, batch, batch_idx
         objective = cast(Objective, module)
         assert self._agreement is not None and self.writer is not None
-        stop, failed = self._agreement.after_step(self._requests.heard is not None, self.writer.failed)
+        stop, failed = self._agreement.after_step(self._asked(), self.writer.failed)
         self._stop = self._stop or stop
         if failed:
             self.writer.wait()
@@ -109,7 +118,7 @@ class Checkpoint(lightning.Callback):
         """Save the end of the segment, and wait for all that is being written."""
         objective = cast(Objective, module)
         assert self._agreement is not None and self.writer is not None
-        stop = self._agreement.finish()[0] or self._stop
+        stop = self._agreement.finish()[0] or self._stop or (trainer.world_size == 1 and self._asked())
         if not objective.abandoned and self._saved != objective.progress.steps:
             self.save(trainer, objective)
         self.writer.wait()
@@ -128,6 +137,9 @@ class Checkpoint(lightning.Callback):
         if self.writer is not None:
             with suppress(Exception):
                 self.writer.wait()
+
+    def _asked(self) -> bool:
+        return self._requests.heard is not None
 
     # Saving
 

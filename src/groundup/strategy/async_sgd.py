@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -41,9 +39,13 @@ class Server(Single):
         port: to listen on, 0: any.
         bound: the most staleness, None: any.
         seconds: after which a silent worker counts as dead, and a server without workers gives up.
+
+    Attributes:
+        asked: whether the run is to end before its next step; it is looked at while no gradient comes, too.
     """
 
     own = ""
+    asked: Callable[[], bool] = staticmethod(lambda: False)
 
     def __init__(self, device: torch.device, port: int, bound: int | None, seconds: float) -> None:
         super().__init__(device)
@@ -57,14 +59,13 @@ class Server(Single):
         """In the place of the training steps, those that workers have done, as they come."""
         module = self.lightning_module
         assert module is not None
-        trainer = module.trainer
-        if not trainer.training:
+        if not module.trainer.training:
             return dataloader
         clock, weights = trained(module).progress, _weights(self)
         end = clock.steps + len(dataloader)
         ledger = Ledger(clock.steps + len(self._missing), self._missing, end, self._bound)
         self._reception = Reception(ledger, weights, trained(module).folder.name, self._port, self._seconds)
-        return _Arrivals(dataloader, self._reception, trainer)
+        return _Arrivals(dataloader, self._reception, lambda: self.asked())
 
     @override
     def training_step(self, *args: Any, **kwargs: Any) -> None:
@@ -206,8 +207,8 @@ class _Draws:
 class _Arrivals:
     """The server's loader: steps without their micro-batches, each when its gradient has come."""
 
-    def __init__(self, steps: Any, reception: Reception, trainer: Trainer) -> None:
-        self._steps, self._reception, self._trainer = steps, reception, trainer
+    def __init__(self, steps: Any, reception: Reception, asked: Callable[[], bool]) -> None:
+        self._steps, self._reception, self._asked = steps, reception, asked
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -215,9 +216,9 @@ class _Arrivals:
     def __iter__(self) -> Iterator[Any]:
         like = replace(self._steps[0], micro_batches=[])  # in a segment all have as many samples and tokens
         for _ in range(len(self)):
-            number = self._reception.wait(lambda: self._trainer.received_sigterm)
-            if number is None:  # Lightning looks for the signal between steps alone
-                raise SIGTERMException
+            number = self._reception.wait(self._asked)
+            if number is None:
+                return
             first = like.first_sample + (number - like.step) * like.samples
             yield replace(like, step=number, first_sample=first)
 

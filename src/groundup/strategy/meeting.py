@@ -65,7 +65,7 @@ def meet(device: torch.device, timeout: timedelta, patience: float = PATIENCE_SE
         )
         _part_at_exit(device)
         return
-    store, answer = _store(timeout, patience), None
+    store, answer = meeting_store(timeout, patience), None
     if _kept_by_agent():
         store, answer = part_of_start(store, rank, timeout + _LATER)
     arrive(store, rank, world, timeout, patience, answer)
@@ -162,8 +162,16 @@ def _hosts(store: Store, missing: Sequence[int], world: int) -> dict[int, str]:
     return found
 
 
-def _store(timeout: timedelta, patience: float) -> Store:
-    """The store that torchrun keeps, else that of rank 0, which may have been handed a socket that listens already."""
+def meeting_store(timeout: timedelta, patience: float = PATIENCE_SECONDS) -> Store:
+    """The store that torchrun keeps, else that of rank 0, which may have been handed a socket that listens already.
+
+    Args:
+        timeout: how long to look for it, and to wait for what is asked of it.
+        patience: after so many seconds, and again after each further such time, a vain search is told of.
+
+    Raises:
+        ConfigError: rank 0 cannot listen where it should, or another rank finds nobody there.
+    """
     address, port = ranks.meeting_place()
     rank = ranks.rank()
     listening = os.environ.pop(ranks.LISTENING, None)
@@ -181,6 +189,7 @@ def _store(timeout: timedelta, patience: float) -> Store:
                 is_master=rank == 0 and not _kept_by_agent(),
                 timeout=timeout,
                 wait_for_workers=False,
+                multi_tenant=True,  # rank 0 may ask for it again
                 master_listen_fd=None if listening is None else int(listening),
             )
     except DistError as error:

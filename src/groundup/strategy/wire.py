@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # theirs
+from torch._C._distributed_c10d import Store
+
+from groundup.strategy.meeting import meeting_store
 
 _LENGTH = struct.Struct("!QQ")
 _MOST = 1 << 20
@@ -111,11 +113,12 @@ def listen(port: int, seconds: float) -> socket.socket:
     """A socket on which workers are awaited, told to all ranks where the job's ranks meet.
 
     Raises:
+        ConfigError: where ranks meet, rank 0 cannot listen.
         OSError: the port is taken.
     """
     family, *_, address = socket.getaddrinfo(os.environ["MASTER_ADDR"], port, type=socket.SOCK_STREAM)[0]
     listener = socket.create_server((str(address[0]), port), family=family)
-    _meeting(True, seconds).set(_ADDRESS, f"{address[0]} {listener.getsockname()[1]}")
+    _meeting(seconds).set(_ADDRESS, f"{address[0]} {listener.getsockname()[1]}")
     return listener
 
 
@@ -123,25 +126,17 @@ def connect(seconds: float) -> Peer:
     """A connection to where the server listens now.
 
     Raises:
+        ConfigError: where ranks meet, nobody is.
         OSError: it does not, at present.
-        RuntimeError: where ranks meet, nobody is, or nobody told of a server in time.
+        RuntimeError: nobody told of a server in time.
     """
-    host, port = _meeting(False, seconds).get(_ADDRESS).decode().split()
+    host, port = _meeting(seconds).get(_ADDRESS).decode().split()
     return Peer(socket.create_connection((host, int(port)), timeout=_STALLED_SECONDS))
 
 
 @functools.cache
-def _meeting(server: bool, seconds: float) -> TCPStore:
-    """The store where the ranks of a job meet: torchrun's, or the server's own where there is no torchrun."""
-    kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=server and not kept_by_torchrun,
-        timeout=timedelta(seconds=seconds),
-        wait_for_workers=False,
-        multi_tenant=True,
-    )
+def _meeting(seconds: float) -> Store:
+    return meeting_store(timedelta(seconds=seconds))
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
