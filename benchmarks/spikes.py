@@ -32,7 +32,7 @@ from typing import Any
 
 import peers
 import torch
-import troubles  # noqa: F401  # registers the callback
+import troubles  # registers the callback
 
 import groundup.verb.prepare  # noqa: F401  # registers the groups
 from groundup.callback import decisions
@@ -82,7 +82,7 @@ def trouble(what: str, seed: int) -> list[str]:
     """Where a kind of trouble befalls a seed, as overrides."""
     drawn = int(hashlib.sha256(f"{what} {seed}".encode()).hexdigest(), 16)
     first, steps = {
-        "poison": (1500 + drawn % 200, 200),
+        "poison": (1650 + drawn % 100, 200),
         "rate": (800 + drawn % 1000, 5),
         "gradient": (300 + drawn % 1500, 5),
         "logits": (400 + drawn % 400, STEPS),
@@ -90,6 +90,7 @@ def trouble(what: str, seed: int) -> list[str]:
     return [f"callback.trouble.what={what}", f"callback.trouble.first={first}", f"callback.trouble.steps={steps}"]
 
 
+CASE = ("what", "seed", "policy")
 KINDS = ("poison", "rate", "gradient", "logits")
 
 
@@ -106,26 +107,26 @@ def cases(seeds: int, quiet: int, drawn: int | None) -> Iterator[dict[str, Any]]
             yield from ({"what": what, "seed": seed, "policy": who} for what in KINDS for who in POLICIES[1:])
 
 
+def overrides(case: dict[str, Any]) -> list[str]:
+    """The command line of a run, but for where it reads and writes."""
+    watch = ["checkpoint", "trouble", *(["recovery"] if case["policy"] else [])]
+    found = [*SMALL, f"seed={case['seed']}", f"callback=[{','.join(watch)}]"]
+    found += [f"callback.recovery.policy={case['policy']}"] if case["policy"] else []
+    if case["what"] == "changes":
+        found += [f"changes=[{','.join(CHANGES)}]"]
+    elif case["what"] != "none":
+        found += trouble(case["what"], case["seed"])
+    return found
+
+
 def run(job: tuple[dict[str, Any], Path]) -> dict[str, Any]:
     """A run in this process, from the beginning, and what became of it."""
     case, work = job
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(dir=work))
-    watch = ["checkpoint", "trouble", *(["recovery"] if case["policy"] else [])]
-    overrides = [
-        *SMALL,
-        f"data.path={work}/data",
-        f"runs={folder}",
-        f"seed={case['seed']}",
-        f"callback=[{','.join(watch)}]",
-    ]
-    overrides += [f"callback.recovery.policy={case['policy']}"] if case["policy"] else []
-    if case["what"] == "changes":
-        overrides += [f"changes=[{','.join(CHANGES)}]"]
-    elif case["what"] != "none":
-        overrides += trouble(case["what"], case["seed"])
     began, stopped = time.monotonic(), None
-    config: Train = compose.composed(peers.ROOT / "conf", "train", *overrides)
+    where = (f"data.path={work}/data", f"runs={folder}")
+    config: Train = compose.composed(peers.ROOT / "conf", "train", *overrides(case), *where)
     config.check()
     try:
         config.run()
@@ -136,6 +137,8 @@ def run(job: tuple[dict[str, Any], Path]) -> dict[str, Any]:
     report = place / "report.json"
     ended = json.loads(report.read_text())["held_out"]["all"] if stopped is None and report.exists() else None
     row = {
+        "code": code(case),
+        "steps": STEPS,
         **case,
         "bits_per_byte": ended if ended is not None and math.isfinite(ended) else None,
         "stopped": stopped,
@@ -207,14 +210,20 @@ def report(rows: list[dict[str, Any]], spread: float) -> None:
     peers.emit(benchmark="spikes", figure="false alarms", **false_alarms(rows))
 
 
-def fingerprint() -> str:
-    """Sixteen hexadecimal digits that stand for who decides, by what numbers, and for what is done to a run."""
-    digest = hashlib.sha256(json.dumps(to_dict(from_dict("callback", {"kind": "recovery"}))).encode())
-    package = peers.ROOT / "src" / "groundup"
-    who = [package / "callback" / f"{name}.py" for name in ("policy", "published", "baseline")]
-    for path in [*who, Path(__file__), Path(__file__).with_name("troubles.py")]:
+def code(case: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for a run: who decides, by what numbers, its command line, the troubles."""
+    package = peers.ROOT / "src" / "groundup" / "callback"
+    who = [*(package / f"{name}.py" for name in ("policy", "published", "baseline")), Path(troubles.__file__)]
+    settings = [to_dict(from_dict("callback", {"kind": "recovery"})), overrides(case), torch.__version__]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for path in who:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def current(record: Path) -> list[dict[str, Any]]:
+    """The rows of runs that would be made today as they were then."""
+    return [row for row in peers.rows(record) if row["code"] == code({name: row[name] for name in CASE})]
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -223,7 +232,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each kind of trouble")
     parser.add_argument("--quiet", type=int, default=QUIET, help="further seeds that meet no trouble")
     parser.add_argument("--processes", type=int, default=2, help="runs at once, a thread each")
-    parser.add_argument("--resume", action="store_true", help="take finished runs of the same code from the record")
+    parser.add_argument(
+        "--resume", action="store_true", help="take from the record the runs that would be made as they were"
+    )
     parser.add_argument("--again", metavar="DATE", help="a seed drawn by this date, beside the record's clean runs")
     parser.add_argument("--record", type=Path, default=peers.RECORDS / "spikes.jsonl", help="where rows are added")
     return parser.parse_args(arguments)
@@ -233,10 +244,9 @@ def main(arguments: list[str]) -> int:
     """Do what is not done yet, and print what became of all."""
     options = parse(arguments)
     drawn = 1000 + int(hashlib.sha256(options.again.encode()).hexdigest(), 16) % 10**6 if options.again else None
-    key = {"code": fingerprint(), "steps": STEPS, "torch": torch.__version__}
-    kept = [row for row in peers.rows(options.record) if all(row[name] == value for name, value in key.items())]
+    kept = current(options.record)
     known = kept if options.resume else []
-    done = {(row["what"], row["seed"], row["policy"]) for row in known}
+    done = {tuple(row[name] for name in CASE) for row in known}
     wanted = list(cases(options.seeds, options.quiet if drawn is None else 0, drawn))
     work = Path(tempfile.mkdtemp(prefix="groundup-spikes-"))
     config = compose.composed(
@@ -249,7 +259,12 @@ def main(arguments: list[str]) -> int:
     # Each run in a process of its own, forked from this one, in which all is imported.
     with multiprocessing.get_context("fork").Pool(options.processes, maxtasksperchild=1) as pool:
         for found in pool.imap_unordered(run, jobs):
-            row = {"date": datetime.date.today().isoformat(), **key, "machine": peers.machine(), **found}
+            row = {
+                "date": datetime.date.today().isoformat(),
+                "torch": torch.__version__,
+                "machine": peers.machine(),
+                **found,
+            }
             rows.append(row)
             if drawn is None:
                 peers.append(options.record, row)

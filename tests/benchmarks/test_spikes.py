@@ -53,6 +53,19 @@ def test_alarms_of_all_clean_runs_are_added_up() -> None:
     assert spikes.false_alarms(rows) == {"steps": 30, "escalate": 1}
 
 
+def test_a_record_keeps_the_rows_of_runs_that_would_be_made_as_they_were(tmp_path: Path, monkeypatch) -> None:
+    kept = [{"what": "rate", "seed": 1, "policy": None}, {"what": "poison", "seed": 1, "policy": "escalate"}]
+    record = tmp_path / "spikes.jsonl"
+    for case in kept:
+        spikes.peers.append(record, {**case, "code": spikes.code(case)})
+    assert [{name: row[name] for name in spikes.CASE} for row in spikes.current(record)] == kept
+    planned = spikes.trouble
+    monkeypatch.setattr(
+        spikes, "trouble", lambda what, seed: [*planned(what, seed), *(["tokens=1"] if what == "poison" else [])]
+    )
+    assert [row["what"] for row in spikes.current(record)] == ["rate"]
+
+
 def test_a_record_has_every_case_once_and_a_drawn_seed_those_that_claims_rest_on() -> None:
     every = [tuple(case.values()) for case in spikes.cases(spikes.SEEDS, spikes.QUIET, None)]
     assert len(every) == len(set(every)) == 20 * (1 + 4 * 4) + 80

@@ -20,8 +20,7 @@ import spikes  # noqa: E402
 @functools.cache
 def record() -> list[dict[str, Any]]:
     """The rows that were made of who decides now."""
-    code = spikes.fingerprint()
-    return [row for row in peers.rows(peers.RECORDS / "spikes.jsonl") if row["code"] == code]
+    return spikes.current(peers.RECORDS / "spikes.jsonl")
 
 
 def recovered_in_the_record() -> tuple[float, int]:
