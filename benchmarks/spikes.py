@@ -232,9 +232,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each kind of trouble")
     parser.add_argument("--quiet", type=int, default=QUIET, help="further seeds that meet no trouble")
     parser.add_argument("--processes", type=int, default=2, help="runs at once, a thread each")
-    parser.add_argument(
-        "--resume", action="store_true", help="take from the record the runs that would be made as they were"
-    )
+    parser.add_argument("--resume", action="store_true", help="make only what the record lacks")
     parser.add_argument("--again", metavar="DATE", help="a seed drawn by this date, beside the record's clean runs")
     parser.add_argument("--record", type=Path, default=peers.RECORDS / "spikes.jsonl", help="where rows are added")
     return parser.parse_args(arguments)
