@@ -206,8 +206,19 @@ def test_a_signal_is_passed_on_once_to_every_rank(
     nothing_is_left(tmp_path)
 
 
+def test_a_rank_that_is_asked_to_stop_may_take_longer_than_one_whose_neighbour_failed(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    save = "save = lambda *_: (time.sleep(1), print('saved', flush=True), sys.exit(0)); "
+    launcher = start(1, HEAD + save + "signal.signal(signal.SIGTERM, save);" + BEGUN + "time.sleep(60)", grace=0.2)
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=SECONDS)
+    assert launcher.returncode == 143
+    assert (tmp_path / "logs" / "1" / "rank-0.log").read_text() == "saved\n"
+
+
 def test_asking_twice_kills(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
-    launcher = start(1, HEAD + "signal.signal(signal.SIGINT, signal.SIG_IGN);" + BEGUN + "time.sleep(60)", grace=60.0)
+    launcher = start(1, HEAD + "signal.signal(signal.SIGINT, signal.SIG_IGN);" + BEGUN + "time.sleep(60)")
     launcher.send_signal(signal.SIGINT)
     time.sleep(0.3)
     launcher.send_signal(signal.SIGINT)

@@ -75,7 +75,10 @@ class Local(Starting):
     """A process for each device of this machine, watched over: for those who need not know torchrun."""
 
     devices: int | None = option(None, "processes to start; null: one for each GPU of this machine", at_least=1)
-    grace_seconds: float = option(10.0, "how long a process may take that was asked to end; then it is killed", above=0)
+    grace_seconds: float = option(10.0, "how long the others may take to end when a process fails", above=0)
+    stop_seconds: float = option(
+        600.0, "how long all may take to save when the job is asked to stop; asked again, it ends at once", above=0
+    )
     last_lines: int = option(20, "lines shown of the log of a process that failed", at_least=0)
     restarts: int = option(3, "times a job that failed is started again without having got further", at_least=0)
     backoff_seconds: float = option(
@@ -110,7 +113,7 @@ class Local(Starting):
         assert self.devices is not None
         devices = self.devices
         return Supervisor(
-            Local(devices, self.grace_seconds, self.last_lines),
+            Local(devices, self.grace_seconds, self.last_lines, self.stop_seconds),
             Budget(self.restarts, self.backoff_seconds),
             lambda job: admit(self, devices, job.logs.parent, job.cordon),
         )

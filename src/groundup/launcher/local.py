@@ -57,13 +57,15 @@ class Local:
 
     Args:
         devices: how many processes.
-        grace_seconds: from asking to killing.
+        grace_seconds: from asking to killing, where one has failed.
         last_lines: of a failed process's log.
+        stop_seconds: from asking to killing, where the job is asked to stop; None: the same.
     """
 
-    def __init__(self, devices: int, grace_seconds: float, last_lines: int) -> None:
+    def __init__(self, devices: int, grace_seconds: float, last_lines: int, stop_seconds: float | None = None) -> None:
         self.devices = devices
         self.grace_seconds = grace_seconds
+        self.stop_seconds = grace_seconds if stop_seconds is None else stop_seconds
         self.last_lines = last_lines
 
     def launch(self, job: Job) -> None:
@@ -126,7 +128,8 @@ class Local:
                     process.kill()  # asked again, or not gone in time
                 deadline = float("inf")
             elif first is None and event is not None and not (isinstance(event, Ended) and event.code == 0):
-                first, deadline = event, time.monotonic() + self.grace_seconds
+                first, asked = event, isinstance(event, Asked)
+                deadline = time.monotonic() + (self.stop_seconds if asked else self.grace_seconds)
                 for process in processes:
                     if process.running:
                         process.send(event.signal if isinstance(event, Asked) else signal.SIGTERM)
