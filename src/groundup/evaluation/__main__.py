@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from groundup.core.errors import UserError
+from groundup.core.errors import answered
 
 
 def main() -> int:
@@ -27,12 +27,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         print(f"error: {error}; pip install -r requirements-evaluate.txt", file=sys.stderr)
         return 2
-    try:
-        cli_evaluate()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return answered(lambda: cli_evaluate() or 0)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundup.core.errors import UserError
+from groundup.core.errors import answered
 from groundup.shard.documents import documents
 from groundup.shard.manifest import Manifest
 from groundup.shard.stream import Explanation, Stream
@@ -95,12 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", help="a data folder or its URL")
     parser.add_argument("--split", help="only this split")
     given = parser.parse_args(arguments)
-    try:
-        print(summary(given.folder, given.split))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return answered(lambda: print(summary(given.folder, given.split)) or 0)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from groundup.callback import history
 from groundup.callback.policy import GO, ROLL_BACK, STOP, Escalate, Signals, Verdict
 from groundup.callback.published import policy_of
 from groundup.core.config import from_dict
-from groundup.core.errors import ConfigError, DataError, UserError
+from groundup.core.errors import ConfigError, DataError, answered
 from groundup.trainer import segments as segment_list
 from groundup.trainer.find import find
 from groundup.trainer.rollback import ATTEMPTS
@@ -116,22 +116,22 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns its exit code."""
-    try:
-        settings = _settings(sys.argv[1:] if arguments is None else arguments)
-        if "run" not in settings:
-            raise ConfigError("run", "needs a value", "give run=RUN, a run's folder or one of its attempts/<n>")
-        given = Path(str(settings.pop("run"))).expanduser()
-        folder = given if (given / SIGNALS).is_file() else find(str(given))
-        options = from_dict("callback", {"kind": "recovery", **settings})
-        rows = recorded(folder)
-        whole = folder.parents[1] if folder.parent.name == ATTEMPTS else folder
-        plan = segment_list.read(whole)[1] if (whole / segment_list.FILE).is_file() else []
-        changes = [segment.first.steps for segment in plan if segment.planned and segment.first.steps]
-        lines = [told(row, verdict) for row, verdict in replay(options, rows, changes)]
-        print(*lines, f"{options.policy}: {len(lines)} decisions on steps {rows[0].step} to {rows[-1].step}", sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return answered(lambda: _replayed(sys.argv[1:] if arguments is None else arguments))
+
+
+def _replayed(arguments: Sequence[str]) -> int:
+    settings = _settings(arguments)
+    if "run" not in settings:
+        raise ConfigError("run", "needs a value", "give run=RUN, a run's folder or one of its attempts/<n>")
+    given = Path(str(settings.pop("run"))).expanduser()
+    folder = given if (given / SIGNALS).is_file() else find(str(given))
+    options = from_dict("callback", {"kind": "recovery", **settings})
+    rows = recorded(folder)
+    whole = folder.parents[1] if folder.parent.name == ATTEMPTS else folder
+    plan = segment_list.read(whole)[1] if (whole / segment_list.FILE).is_file() else []
+    changes = [segment.first.steps for segment in plan if segment.planned and segment.first.steps]
+    lines = [told(row, verdict) for row, verdict in replay(options, rows, changes)]
+    print(*lines, f"{options.policy}: {len(lines)} decisions on steps {rows[0].step} to {rows[-1].step}", sep="\n")
     return 0
 
 

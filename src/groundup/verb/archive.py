@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.callback import decisions
-from groundup.core.errors import CheckpointError, ConfigError, UserError
+from groundup.core.errors import CheckpointError, ConfigError, answered
 from groundup.core.files import atomic_file
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments
@@ -113,13 +113,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", help="the file to write; by default RUN/archive.tar.gz")
     parser.add_argument("--data-megabytes", type=float, default=256.0, help="leave shards of more out")
     options: Any = parser.parse_args(arguments)
-    try:
-        run = find(options.run)
-        out = Path(options.out) if options.out else run / "archive.tar.gz"
-        names = archive(run, out, int(options.data_megabytes * 1e6))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return answered(lambda: _packed(options))
+
+
+def _packed(options: Any) -> int:
+    run = find(options.run)
+    out = Path(options.out) if options.out else run / "archive.tar.gz"
+    names = archive(run, out, int(options.data_megabytes * 1e6))
     print(json.dumps({"archive": str(out), "files": len(names), "megabytes": round(out.stat().st_size / 1e6, 1)}))
     return 0
 

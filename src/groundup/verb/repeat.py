@@ -19,7 +19,7 @@ import groundup.verb.train  # noqa: F401  # registers the groups
 from groundup.callback import decisions
 from groundup.callback.history import METRICS, read
 from groundup.core.config import from_dict
-from groundup.core.errors import CheckpointError, ConfigError, UserError
+from groundup.core.errors import CheckpointError, ConfigError, answered
 from groundup.core.files import make_folder
 from groundup.shard.manifest import Manifest
 from groundup.trainer import segments
@@ -100,11 +100,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", type=Path, help="the shards, where they do not stand where the run read them")
     parser.add_argument("--losses", type=int, default=20, help="rows of the log to compare")
     options = parser.parse_args(arguments)
-    try:
-        done = repeat(find(options.run), options.losses, options.data)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return answered(lambda: _compared(options))
+
+
+def _compared(options: argparse.Namespace) -> int:
+    done = repeat(find(options.run), options.losses, options.data)
     for line in done.differences:
         print(f"not as it was: {line}")
     for step, (was, now) in done.losses.items():
