@@ -4,7 +4,7 @@ All in float64 but DeepSpeed's, which sums in fp32: those are compared with one 
 
     python benchmarks/layouts.py                     # every network in every layout, about half an hour on two cores
     python benchmarks/layouts.py --world 2 --network llama
-    python benchmarks/layouts.py --cross             # and gone on with from the middle, in each of some layouts
+    python benchmarks/layouts.py --cross             # some layouts, and each gone on with from the middle in each
     python benchmarks/layouts.py --layout "mesh 2x1x2" --network gpt2
 
 Each row is a run of train.py's own code: so many steps on real text, the same samples, as one torchrun per number
@@ -187,13 +187,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--network", action="append", choices=ALL, help="networks (default: all)")
     parser.add_argument("--layout", help="layouts whose names have this in them (default: all)")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--cross", action="store_true", help="go on from the middle in other layouts, too")
+    parser.add_argument("--cross", action="store_true", help="some layouts, and go on from the middle in each other")
     parser.add_argument("--ranks", help=argparse.SUPPRESS)
+    parser.add_argument("--crossing", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     chosen = [layout for layout in layouts(options.layout) if not options.world or layout.world in {1, *options.world}]
+    if options.cross:
+        chosen = [layout for layout in chosen if layout.name in CROSSED]
     networks = options.network or list(ALL)
     if options.ranks:
-        Table(Path(options.ranks), networks, chosen, options.steps).one_rank(options.cross)
+        Table(Path(options.ranks), networks, chosen, options.steps).one_rank(options.crossing)
         return 0
     with tempfile.TemporaryDirectory(prefix="groundup-bench-") as place:
         prepare(Path(place))
@@ -231,8 +234,7 @@ class Table:
         mine = [layout for layout in self.layouts if layout.world == world]
         sources: list[Layout | None] = [None]
         if crossing:
-            mine = [layout for layout in mine if layout.name in CROSSED]
-            sources = [layout for layout in self.layouts if layout.name in CROSSED]
+            sources = list(self.layouts)
         return [
             Run(network, layout, source)
             for source in sources
@@ -247,7 +249,7 @@ class Table:
             runs = self.runs(world, crossing)
             if not runs:
                 continue
-            self.launch(world, [*(word for word in arguments if word != "--cross"), *(["--cross"] if crossing else [])])
+            self.launch(world, [*arguments, *(["--crossing"] if crossing else [])])
             for run in runs:
                 single = next(layout for layout in self.layouts if layout.precision == run.layout.precision)
                 alone = Run(run.network, run.layout if run.source == run.layout else single)
