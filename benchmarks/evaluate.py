@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--task", action="append", help="lm-eval's names (default: all that have a bar)")
     parser.add_argument("--tiny", action="store_true", help="a smaller network and fewer questions: for tests")
     options = parser.parse_args(arguments)
     missing = peers.absent(["lm_eval", "transformers"])
@@ -51,6 +52,8 @@ def main(arguments: list[str]) -> int:
         ours, theirs = models(Path(place), options.tiny)
         public.lay_out(Path(place) / "public", 4 if options.tiny else options.questions)
         for name, shots, bar in TASKS[:1] if options.tiny else TASKS + ZERO_SHOT:
+            if options.task and name not in options.task:
+                continue
             requests = built(name, shots, Path(place) / "public", 4 if options.tiny else options.questions)
             measured(f"{name}, {shots} examples", requests, ours, theirs, options.rounds, bar)
     return 0
