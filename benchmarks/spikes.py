@@ -119,9 +119,9 @@ def overrides(case: dict[str, Any]) -> list[str]:
     return found
 
 
-def run(job: tuple[dict[str, Any], Path]) -> dict[str, Any]:
+def run(job: tuple[dict[str, Any], Path, Path | None]) -> dict[str, Any]:
     """A run in this process, from the beginning, and what became of it."""
-    case, work = job
+    case, work, traces = job
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(dir=work))
     began, stopped = time.monotonic(), None
@@ -136,6 +136,8 @@ def run(job: tuple[dict[str, Any], Path]) -> dict[str, Any]:
     made = decisions.read(place)
     report = place / "report.json"
     ended = json.loads(report.read_text())["held_out"]["all"] if stopped is None and report.exists() else None
+    if case["what"] in ("none", "changes") and traces is not None:
+        shutil.copy(place / replay.SIGNALS, traces / f"{case['what']}-{case['seed']}.csv")
     row = {
         "code": code(case),
         "steps": STEPS,
@@ -211,12 +213,14 @@ def report(rows: list[dict[str, Any]], spread: float) -> None:
 
 
 def code(case: dict[str, Any]) -> str:
-    """Sixteen hexadecimal digits that stand for a run: who decides, by what numbers, its command line, the troubles."""
+    """Sixteen hexadecimal digits that stand for a run: its command line, the troubles, who decides, by what numbers."""
     package = peers.ROOT / "src" / "groundup" / "callback"
-    who = [*(package / f"{name}.py" for name in ("policy", "published", "baseline")), Path(troubles.__file__)]
-    settings = [to_dict(from_dict("callback", {"kind": "recovery"})), overrides(case), torch.__version__]
+    settings, files = [overrides(case), torch.__version__], [Path(troubles.__file__)]
+    if case["policy"]:
+        settings.append(to_dict(from_dict("callback", {"kind": "recovery"})))
+        files += [package / f"{name}.py" for name in ("policy", "published", "baseline")]
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for path in who:
+    for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -234,6 +238,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="runs at once, a thread each")
     parser.add_argument("--resume", action="store_true", help="make only what the record lacks")
     parser.add_argument("--again", metavar="DATE", help="a seed drawn by this date, beside the record's clean runs")
+    parser.add_argument("--traces", type=Path, help="a folder for losses and norms of clean runs, for replaying")
     parser.add_argument("--record", type=Path, default=peers.RECORDS / "spikes.jsonl", help="where rows are added")
     return parser.parse_args(arguments)
 
@@ -252,7 +257,7 @@ def main(arguments: list[str]) -> int:
     )
     config.check()
     config.run()
-    jobs = [(case, work) for case in wanted if tuple(case.values()) not in done]
+    jobs = [(case, work, options.traces) for case in wanted if tuple(case.values()) not in done]
     rows = list(known)
     # Each run in a process of its own, forked from this one, in which all is imported.
     with multiprocessing.get_context("fork").Pool(options.processes, maxtasksperchild=1) as pool:

@@ -54,7 +54,7 @@ def test_a_planned_jump_is_no_spike_but_an_unplanned_one_is() -> None:
 
 
 def test_a_spike_that_stays_is_skipped_at_first_and_then_gone_back_from() -> None:
-    rows = changed(noise(1000), range(701, 1001), lambda _: 2.0, norm=30.0)
+    rows = changed(noise(1000), range(701, 1001), lambda _: 2.0, norm=100.0)
     found = decisions(Escalate(Recovery()), rows[:710])
     assert [(step, verdict.action) for step, verdict in found] == [(701, SKIP), (702, SKIP), (710, ROLL_BACK)]
     back = found[-1][1]
@@ -80,6 +80,11 @@ def test_a_norm_far_above_what_is_usual_is_skipped_alone() -> None:
     assert [(step, verdict.action) for step, verdict in decisions(Escalate(Recovery()), rows)] == [(701, SKIP)]
 
 
+def test_a_batch_of_odd_text_whose_gradient_is_four_times_the_usual_is_trained_on() -> None:
+    rows = changed(noise(1000), range(701, 702), lambda _: 1.6, norm=4.0)
+    assert decisions(Escalate(Recovery()), rows) == []
+
+
 def test_what_is_not_finite_is_skipped_and_gone_back_from_when_it_stays() -> None:
     for bad in (math.nan, math.inf):
         rows = changed(noise(500), range(300, 302), lambda _, bad=bad: bad)  # type: ignore[misc]  # a default is no argument
@@ -99,7 +104,7 @@ def test_slow_growth_is_answered_by_a_lower_rate_and_no_skipping() -> None:
 
 
 def test_a_spike_shows_while_the_loss_still_falls_fast() -> None:
-    rows = changed(noise(300), range(101, 301), lambda _: 1.0, norm=20.0)
+    rows = changed(noise(300), range(101, 301), lambda _: 1.0, norm=100.0)
     assert [step for step, _ in decisions(Escalate(Recovery()), rows[:110])] == [101, 102, 110]
 
 
