@@ -94,17 +94,14 @@ CASE = ("what", "seed", "policy")
 KINDS = ("poison", "rate", "gradient", "logits")
 
 
-def cases(seeds: int, quiet: int, drawn: int | None) -> Iterator[dict[str, Any]]:
-    """Every run of a record, what its claims rest on first; or with a drawn seed those that are made again."""
-    mine = range(seeds) if drawn is None else [drawn]
-    for seed in mine:
-        yield {"what": "none", "seed": seed, "policy": "escalate"}
-        yield from ({"what": what, "seed": seed, "policy": policy} for what in KINDS for policy in (None, POLICIES[0]))
-    if drawn is None:
-        for seed in range(seeds, seeds + quiet):
-            yield {"what": "changes" if seed % 2 else "none", "seed": seed, "policy": "escalate"}
+def cases(seeds: int, many_quiet: int, drawn: int | None) -> Iterator[dict[str, Any]]:
+    """Every run of a record, clean ones first and peers' last; or with a drawn seed those that are made again."""
+    mine, quiet = (range(seeds), range(seeds, seeds + many_quiet)) if drawn is None else ([drawn], range(0))
+    for seed in (*mine, *quiet):
+        yield {"what": "changes" if seed in quiet and seed % 2 else "none", "seed": seed, "policy": "escalate"}
+    for policies in ((None, POLICIES[0]), POLICIES[1:] if drawn is None else ()):
         for seed in mine:
-            yield from ({"what": what, "seed": seed, "policy": who} for what in KINDS for who in POLICIES[1:])
+            yield from ({"what": what, "seed": seed, "policy": policy} for what in KINDS for policy in policies)
 
 
 def overrides(case: dict[str, Any]) -> list[str]:
