@@ -68,7 +68,7 @@ def test_a_record_keeps_the_rows_of_runs_that_would_be_made_as_they_were(tmp_pat
 
 def test_a_record_has_every_case_once_and_a_drawn_seed_those_that_claims_rest_on() -> None:
     every = [tuple(case.values()) for case in spikes.cases(spikes.SEEDS, spikes.QUIET, None)]
-    assert len(every) == len(set(every)) == 20 * (1 + 4 * 4) + 80
+    assert len(every) == len(set(every)) == 20 * (1 + 4 * 4) + spikes.QUIET
     again = list(spikes.cases(20, 0, 7))
     assert {case["seed"] for case in again} == {7}
     assert len(again) == 9
