@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from groundup.core.config import compose
 from groundup.core.errors import CheckpointError, ConfigError
@@ -102,6 +103,12 @@ def test_shards_that_are_too_large_are_named_instead(made, tmp_path):
     assert not any(name.startswith("data/") for name in names)
     with tarfile.open(tmp_path / "small.tar.gz") as tar:
         assert "left out" in tar.extractfile("README.md").read().decode()
+
+
+@pytest.mark.parametrize(("said", "summed_in_order"), [([], True), (["trainer.deterministic=false"], False)])
+def test_a_run_on_a_cpu_sums_in_one_order_unless_it_need_not(made, tmp_path, said, summed_in_order):
+    do("train", *TINY, f"data.path={made[0]}/data", f"runs={tmp_path}", *said)
+    assert torch.are_deterministic_algorithms_enabled() == summed_in_order
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):

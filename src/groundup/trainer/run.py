@@ -332,6 +332,9 @@ def build_trainer(
     accelerator, _ = device_of(options)
     if options.threads:
         torch.set_num_threads(options.threads)
+    # Else compiled code adds gradients of embeddings up as its threads come to it.
+    same_bits = accelerator == "cpu" if options.deterministic is None else options.deterministic
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # theirs
     devices = ranks.local_world()
     profiler = PyTorchProfiler(dirpath=folder / "profile", filename="trace") if options.profile else None
     trainer = lightning.Trainer(
@@ -352,6 +355,7 @@ def build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         inference_mode=False,
+        deterministic="warn" if same_bits else False,  # what cannot be told to is warned of
         profiler=profiler,
     )
     # Signals are the checkpoint callback's: Lightning would answer SIGTERM with a collective, wherever the ranks are.
