@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def _relu2(x: Tensor) -> Tensor:
-    return functional.relu(x).square()
+    positive = functional.relu(x)
+    return positive.square() if torch.is_grad_enabled() else positive.square_()
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
