@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from groundup.model.encoder_decoder import EncoderDecoder
 
 
-SIZES = 64
+SIZES = 32
 """A compiled step's cache holds a multiple of so many tokens: each size is compiled anew."""
 
 
