@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from groundup.generation.choice import penalise, widen
 from groundup.generation.reader import Reader, source, start_of
@@ -80,21 +81,16 @@ def search(
     reader = Reader(net, [prompt if start is None else source(prompt, end)], tokens, start=start)
     before = prompt if start is None else [start]
     logits_BV = reader.start()
-    for length in range(1, tokens + 1):
+
+    def ends(answer: list[int]) -> bool:
+        return answer[-1] == end or len(answer) == tokens or stopped(answer)
+
+    for _ in range(tokens):
         if repetition_penalty != 1:
             logits_BV = penalise(logits_BV, [{*before, *beam.answer} for beam in going], repetition_penalty)
         log_p_BV = widen(logits_BV)[:, :vocabulary].log_softmax(dim=-1)
-        totals_B = torch.tensor([beam.total for beam in going], dtype=log_p_BV.dtype, device=log_p_BV.device)
-        totals, places = (totals_B[:, None] + log_p_BV).flatten().topk(min(2 * beams, log_p_BV.numel()))
-        parents, going = going, []
-        for rank, (total, place) in enumerate(zip(totals.tolist(), places.tolist(), strict=True)):
-            parent, token = divmod(place, log_p_BV.shape[1])
-            beam = Beam([*parents[parent].answer, token], total, parent)
-            if token != end and length < tokens and not stopped(beam.answer):
-                going.append(beam)
-            elif rank < beams:
-                finished.append(beam)
-        going = going[:beams]
+        going, ended = _grown(going, log_p_BV, beams, ends)
+        finished += ended
         finished.sort(key=lambda beam: -score(beam.total, len(beam.answer), length_penalty))
         del finished[beams:]
         if not going or (len(finished) == beams and not _beats(going[0], finished[-1], tokens, length_penalty)):
@@ -103,6 +99,23 @@ def search(
         logits_BV = reader.add([beam.answer[-1] for beam in going])
     best = finished[0].answer
     return best[:-1] if best[-1] == end else best
+
+
+def _grown(
+    going: list[Beam], log_p_BV: Tensor, beams: int, ends: Callable[[list[int]], bool]
+) -> tuple[list[Beam], list[Beam]]:
+    """The likeliest ways to go on by one id: those that stay open, and those that end, as `search` says."""
+    totals_B = torch.tensor([beam.total for beam in going], dtype=log_p_BV.dtype, device=log_p_BV.device)
+    totals, places = (totals_B[:, None] + log_p_BV).flatten().topk(min(2 * beams, log_p_BV.numel()))
+    opened, ended = list[Beam](), list[Beam]()
+    for rank, (total, place) in enumerate(zip(totals.tolist(), places.tolist(), strict=True)):
+        parent, token = divmod(place, log_p_BV.shape[1])
+        beam = Beam([*going[parent].answer, token], total, parent)
+        if not ends(beam.answer):
+            opened.append(beam)
+        elif rank < beams:
+            ended.append(beam)
+    return opened[:beams], ended
 
 
 def _beats(going: Beam, finished: Beam, tokens: int, length_penalty: float) -> bool:
