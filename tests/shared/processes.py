@@ -6,6 +6,7 @@ What they run is a script, with its own arguments, environment and output, as `p
 from __future__ import annotations
 
 import atexit
+import functools
 import multiprocessing
 import os
 import runpy
@@ -16,26 +17,26 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from unittest import mock
 
 from groundup.core import ranks
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        "lightning",
-        "torch.distributed.tensor.parallel",
-        "torch.distributed.pipelining",
-        "torch.distributed.checkpoint",
-        "groundup.trainer.run",
-        "groundup.verb.prepare",
-        "groundup.verb.train",
-        "groundup.verb.evaluate",
-    ]
-)
+_SERVER.set_forkserver_preload(["warm"])
 _FOLDER = tempfile.mkdtemp(prefix="said-")
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+
+
+@functools.cache
+def _serve() -> None:
+    """Start the process that is forked from."""
+    # Older Pythons do not tell it where this one looks for modules, and it is silent about those it does not find.
+    places = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(places)):
+        forkserver.ensure_running()
 
 
 @dataclass
@@ -78,6 +79,7 @@ def start(
     words = [str(script), *map(str, arguments)]
     kept = {name: value for name, value in os.environ.items() if name not in ranks.NAMES}
     variables = {"OMP_NUM_THREADS": "1", **kept, **{name: str(value) for name, value in (environment or {}).items()}}
+    _serve()
     process = _SERVER.Process(target=_become, args=(words, variables, str(place or Path.cwd()), str(said)))
     process.start()
     return Started(process, said)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,9 @@ from groundup.core.config import compose
 from groundup.verb import prepare, train  # noqa: F401  # these register what the verbs are made of
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import asking  # noqa: E402, F401  # registers what asks a run to stop
+
 SCRIPT = HERE / "loose_ranks.py"
 
 
@@ -85,13 +91,17 @@ class Tiny:
 
     def together(self, processes: int, *runs: list[str]) -> list[int]:
         """Do runs in so many processes at once; bytes that each run handed to all-reduce."""
-        (self.folder / "runs.json").write_text(json.dumps(runs))
+        self._write(runs)
         together(SCRIPT, "runs", self.folder, processes=processes)
         return json.loads((self.folder / "travelled-0.json").read_text())
 
+    def _write(self, runs: Sequence[list[str]]) -> None:
+        """Compose the runs once for all who do them: Hydra takes as long for it as such a run."""
+        (self.folder / "runs.pickle").write_bytes(pickle.dumps([self.composed("train", *run) for run in runs]))
+
     def apart(self, processes: int, *runs: list[str]) -> list[int]:
         """Count steps and do runs in so many processes that nobody watches over; how each ended."""
-        (self.folder / "runs.json").write_text(json.dumps(runs))
+        self._write(runs)
         started = launch(SCRIPT, "counts", self.folder, processes=processes)
         ends = [process.wait(240) for process in started]
         assert set(ends) <= {0, -signal.SIGKILL}, "\n".join(process.output() for process in started)

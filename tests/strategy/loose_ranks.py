@@ -1,6 +1,6 @@
 """What the tests of loosely coupled strategies start: one process of several.
 
-loose_ranks.py runs FOLDER       the runs whose overrides stand in FOLDER/runs.json, one after the other
+loose_ranks.py runs FOLDER       the runs whose configs are in FOLDER/runs.pickle, one after the other
 loose_ranks.py counts FOLDER     steps that are counted, then the runs; rank 2 is killed on the way
 
 How the two workers of what is counted meet is said by files, not left to their clocks: neither begins before the
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,16 +23,14 @@ import lightning
 import torch
 from torch import nn
 
-import groundup.verb.train  # noqa: F401  # registers all that a run is made of
 from groundup.core import ranks
-from groundup.core.config import compose, option, schema
 from groundup.core.errors import UserError
 from groundup.core.progress import Progress
 from groundup.strategy import async_sgd
 from groundup.strategy.loose_config import AsyncSGD
 from groundup.strategy.reception import Reception
+from groundup.verb.train import Train
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS, SAMPLES = 24, 2
 
 
@@ -159,33 +157,10 @@ def count(name: str, bound: int | None, late: int = 0, dies_at: int | None = Non
     return {"used": module.used.detach(), **{name: getattr(module, name) for name in ("rows", "losses", "firsts")}}
 
 
-class Asks(lightning.Callback):
-    """Asks the server to stop once it has made so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if pl_module.progress.steps == self.steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-@schema("callback", "asks")
-class AsksOptions:
-    """Where the server is asked to stop."""
-
-    steps: int = option(5, "steps made before")
-
-    def build(self) -> lightning.Callback:
-        """The callback."""
-        return Asks(self.steps)
-
-
-def run(*overrides: str) -> None:
+def run(config: Train) -> None:
     """Train as train.py does; one that is asked to stop tells why it ended."""
-    config = partial(compose.composed, ROOT / "conf")("train", *overrides)
     config.check()
-    if not any("asks" in override for override in overrides):
+    if "asks" not in config.callback:
         config.run()
         return
     try:
@@ -216,9 +191,9 @@ if __name__ == "__main__":
         async_sgd.Reception = Reception
     sizes = spied("all_reduce")
     travelled = []
-    for overrides in json.loads((folder / "runs.json").read_text()):
+    for recipe in pickle.loads((folder / "runs.pickle").read_bytes()):
         before = len(sizes)
-        run(*overrides)
+        run(recipe)
         travelled.append(sum(sizes[before:]))
     (folder / f"travelled-{ranks.rank()}.json").write_text(json.dumps(travelled))
     if torch.distributed.is_initialized():

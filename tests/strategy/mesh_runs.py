@@ -1,13 +1,8 @@
-"""What the tests of meshes run, alone or under torchrun: real trainings, one after the other in one process group.
-
-mesh_runs.py RUNS CASES: reads from the file CASES pairs of a name and overrides, and trains them in turn, each into
-RUNS/name; a name that comes again goes on.
-"""
+"""What the tests of meshes run, alone or as one rank of several: real trainings, one after the other."""
 
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,14 +60,24 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if is_split(tensor) else tensor.clone()  # type: ignore[operator]
 
 
+def recipe(runs: Path, name: str, overrides: list[str]) -> Train:
+    """The config of a run into RUNS/NAME, with a witness where its overrides ask for one."""
+    place = runs / name
+    told = [f"callback.witness.folder={place}"] if any("witness" in word for word in overrides) else []
+    config: Train = composed("train", *overrides, f"runs={place}", *told)
+    return config
+
+
 def train(runs: Path, cases: list[tuple[str, list[str]]]) -> None:
-    """One run after the other in this process."""
+    """One run after the other in this process; a name that comes again goes on."""
     for name, overrides in cases:
-        place = runs / name
-        told = [f"callback.witness.folder={place}"] if any("witness" in word for word in overrides) else []
-        config: Train = composed("train", *overrides, f"runs={place}", *told)
-        config.check()
-        config.run()
+        follow(recipe(runs, name, overrides))
+
+
+def follow(config: Train) -> None:
+    """What train.py does."""
+    config.check()
+    config.run()
 
 
 def asked(folder: Path) -> None:
@@ -112,11 +117,3 @@ def asked(folder: Path) -> None:
     if ranks.rank() == 0:
         apart = {name: float((mine - theirs).abs().max()) for name, (mine, theirs) in found.items()}
         (folder / "asked.json").write_text(json.dumps(apart))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    train(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))
-    asked(Path(sys.argv[1]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -20,19 +21,19 @@ from groundup.core.errors import ConfigError
 from groundup.verb.prepare import Prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mesh_runs import ROOT, composed, train
+from mesh_runs import ROOT, composed, recipe, train
 
-SCRIPT = Path(__file__).with_name("mesh_runs.py")
+SCRIPT = Path(__file__).with_name("mesh_ranks.py")
 COMMON = [
     "model.layers=2 model.width=32 model.heads=4 model.qk_norm=false model.embedding_norm=false model.gain=true",
-    "data.context=32 data.batch_tokens=256 data.micro_batch=2 data.held_out_tokens=256 tokens=768",
+    "data.context=32 data.batch_tokens=256 data.micro_batch=2 data.held_out_tokens=256 tokens=1024 stop_steps=3",
     "trainer.compile=false trainer.accelerator=cpu trainer.precision=fp64 trainer.validate_every=2 trainer.log_every=1",
     "callback=[checkpoint,ema,witness] logger=csv objective.clip=0.1",
 ]
 WRITES = "callback=[checkpoint,ema,witness,samples] callback.samples.tokens=5 callback.samples.every=2"
 MODELS = {
     "gpt2": "model.positions=learned model.norm=layer model.bias=true model.activation=gelu model.tied=true "
-    "model.init=gpt2 optimizer=adamw",
+    "model.init=gpt2 optimizer=adamw stop_steps=null",
     "llama": "model.kv_heads=2 model.activation=swiglu model.init=gaussian optimizer=muon optimizer.cautious=true "
     "optimizer.weight_decay=0.5 optimizer.l1=0.01",
     "experts": "model.activation=swiglu model.experts=4 model.init=gaussian objective.balance=0.1 "
@@ -42,17 +43,16 @@ MODELS = {
 }
 
 APART = "strategy.experts=2 data.micro_batch=1"
+HALF = "stop_steps=2"
 GRIDS = {
-    "gpt2 over 2 x 2 x 1": ("gpt2", "strategy.pipeline=2"),
-    "gpt2 over 2 x 1 x 2": ("gpt2", "strategy.pipeline=2 strategy.tensor=2"),
-    "gpt2 from 2 x 1 x 2 to one": ("gpt2", "strategy.pipeline=2 strategy.tensor=2 stop_steps=2"),
+    "gpt2 from 2 x 1 x 2 to one": ("gpt2", f"strategy.pipeline=2 strategy.tensor=2 {HALF}"),
     "llama from one to 2 x 1 x 2": ("llama", "strategy.pipeline=2 strategy.tensor=2 strategy.recompute=full"),
-    "llama in parts over 1 x 2 x 2": ("llama", "strategy.tensor=2 strategy.shard=true"),
-    "t5 over 1 x 2 x 2": ("t5", "strategy.tensor=2 strategy.recompute=selective"),
+    "llama in parts over 1 x 2 x 2": ("llama-half", f"strategy.tensor=2 strategy.shard=true {HALF}"),
+    "t5 over 1 x 2 x 2": ("t5-half", f"strategy.tensor=2 strategy.recompute=selective {HALF}"),
     "experts from copies on 2 x 2 to parts": ("experts", f"{APART} strategy.shard=true"),
-    "experts from stages on 2 x 2 to one": ("experts", "strategy.experts=2 strategy.pipeline=2 stop_steps=2"),
+    "experts from stages on 2 x 2 to one": ("experts", f"strategy.experts=2 strategy.pipeline=2 {HALF}"),
 }
-"""Runs over pipeline x data x tensor ranks, and of experts over data ranks: of which model, and how."""
+"""Runs over pipeline x data x tensor ranks, and of experts over data ranks: as which run of one process, and how."""
 
 
 @pytest.fixture(scope="module")
@@ -67,26 +67,25 @@ def data(tmp_path_factory):
 
 def case(data, name, model, *more, writes=WRITES):
     """A run: its name and overrides, of which what comes again counts last."""
-    words = " ".join([*COMMON, writes, MODELS[model], *more]).split()
+    words = " ".join([*COMMON, writes, MODELS[model.removesuffix("-half")], *more]).split()
     return name, [*{word.partition("=")[0]: word for word in words}.values(), f"data.path={data}"]
 
 
 def launched(runs, processes, cases):
     """Train the cases in turn in one group of processes."""
-    runs.mkdir(exist_ok=True)
-    (runs / "cases.json").write_text(json.dumps(cases))
-    together(SCRIPT, runs, runs / "cases.json", processes=processes)
+    (runs / "recipes.pickle").write_bytes(pickle.dumps([recipe(runs, name, how) for name, how in cases]))
+    together(SCRIPT, runs, processes=processes)
     return runs
 
 
 @pytest.fixture(scope="module")
 def one(data, tmp_path_factory):
-    """Every model trained by one process, and llama half-way."""
+    """Every model trained by one process, whole and half-way."""
     runs = tmp_path_factory.mktemp("one")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train(runs, [case(data, model, model, "strategy=single") for model in MODELS])
-    train(runs, [case(data, "half", "llama", "strategy=single stop_steps=2")])
+    train(runs, [case(data, f"{model}-half", model, f"strategy=single {HALF}") for model in MODELS])
     torch.set_num_threads(threads)
     return runs
 
@@ -95,19 +94,19 @@ def one(data, tmp_path_factory):
 def two(data, one, tmp_path_factory):
     """Two ranks."""
     runs = tmp_path_factory.mktemp("two")
-    shutil.copytree(one / "half", runs / "llama")
+    shutil.copytree(one / "llama-half", runs / "llama")
     cases = [
         case(data, "gpt2", "gpt2", "strategy=fsdp data.micro_batch=1"),
-        case(data, "again", "gpt2", "strategy=fsdp data.micro_batch=1 stop_steps=2"),
+        case(data, "again", "gpt2", f"strategy=fsdp data.micro_batch=1 {HALF}"),
         case(data, "again", "gpt2", "strategy=fsdp data.micro_batch=1"),
         case(data, "llama", "llama", "strategy=fsdp strategy.reshard=false"),
-        case(data, "experts", "experts", "strategy=ddp data.micro_batch=8 stop_steps=2"),
+        case(data, "experts", "experts", f"strategy=ddp data.micro_batch=8 {HALF}"),
         case(data, "experts", "experts", "strategy=fsdp strategy.recompute=full data.micro_batch=8"),
-        case(data, "t5", "t5", "strategy=fsdp stop_steps=2"),
-        case(data, "gpt2-context", "gpt2", "strategy=fsdp strategy.context=2"),
-        case(data, "experts-context", "experts", "strategy=context data.micro_batch=4"),
-        case(data, "experts-apart", "experts", "strategy=mesh strategy.experts=2 data.micro_batch=4"),
-        case(data, "experts-parts", "experts", "strategy=fsdp strategy.experts=2 strategy.recompute=full"),
+        case(data, "t5", "t5", f"strategy=fsdp {HALF}"),
+        case(data, "gpt2-context", "gpt2", f"strategy=fsdp strategy.context=2 {HALF}"),
+        case(data, "experts-context", "experts", f"strategy=context data.micro_batch=4 {HALF}"),
+        case(data, "experts-apart", "experts", f"strategy=mesh strategy.experts=2 data.micro_batch=4 {HALF}"),
+        case(data, "experts-parts", "experts", f"strategy=fsdp strategy.experts=2 strategy.recompute=full {HALF}"),
     ]
     return launched(runs, 2, cases)
 
@@ -120,14 +119,14 @@ def four(data, one, two, tmp_path_factory):
     often = "strategy=fsdp strategy.sum_every=true"
     cases = [
         case(data, "gpt2", "gpt2", "strategy=fsdp strategy.replicas=2 data.micro_batch=4"),
-        case(data, "llama", "llama", "strategy=fsdp stop_steps=2"),
+        case(data, "llama", "llama", f"strategy=fsdp {HALF}"),
         case(
             data, "experts", "experts", f"{often} strategy.replicas=2 strategy.recompute=selective data.micro_batch=1"
         ),
         case(data, "t5", "t5", "strategy=fsdp"),
     ]
-    shutil.copytree(one / "half", runs / "llama from one to 2 x 1 x 2")
-    copies = f"strategy=mesh {APART} strategy.recompute=selective stop_steps=2"
+    shutil.copytree(one / "llama-half", runs / "llama from one to 2 x 1 x 2")
+    copies = f"strategy=mesh {APART} strategy.recompute=selective {HALF}"
     cases += [case(data, "experts from copies on 2 x 2 to parts", "experts", copies, writes="")]
     cases += [case(data, name, model, "strategy=mesh", how, writes="") for name, (model, how) in GRIDS.items()]
     launched(runs, 4, cases)
@@ -173,12 +172,12 @@ def test_two_ranks_that_hold_halves_train_what_one_process_does(two, one, model)
 
 @pytest.mark.parametrize("model", ["gpt2", "experts"])
 def test_two_ranks_that_share_positions_train_what_one_process_does_and_count_held_out_text_once(two, one, model):
-    assert_same_run(two / f"{model}-context", one / model)
+    assert_same_run(two / f"{model}-context", one / f"{model}-half")
 
 
 @pytest.mark.parametrize("how", ["apart", "parts"])
 def test_two_ranks_that_share_experts_out_train_what_one_process_does(two, one, how):
-    assert_same_run(two / f"experts-{how}", one / "experts")
+    assert_same_run(two / f"experts-{how}", one / "experts-half")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -244,7 +243,8 @@ def test_copies_that_do_not_share_the_processes_evenly_end_each_with_one_line_an
 def test_all_ranks_write_samples_together_and_one_keeps_them(one, four, model):
     wanted, found = ((folder_of(runs / model) / "samples.jsonl").read_text() for runs in (one, four))
     assert found == wanted
-    assert [json.loads(line)["step"] for line in found.splitlines()] == [2, 2, 2, 3, 3, 3]
+    end = 4 if model == "gpt2" else 3
+    assert [json.loads(line)["step"] for line in found.splitlines()] == [2, 2, 2, end, end, end]
 
 
 @pytest.mark.parametrize("name", ["two", "four"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from groundup.core.config import from_dict
 from groundup.verb.prepare import Prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mesh_runs import composed
+from mesh_runs import composed, recipe
 
 SCRIPT = Path(__file__).with_name("travel_ranks.py")
 RUN = (
@@ -39,12 +40,14 @@ def ran(tmp_path_factory):
     config: Prepare = composed("prepare", "source=[topics]", "tokenizer=bytes", f"path={folder}/data")
     config.check()
     config.run()
-    cases = [
-        (f"{name}-{travel}", [*RUN.split(), *way.split(), f"strategy.travel={travel}", f"data.path={folder}/data"])
+    recipes = {
+        f"{name}-{travel}": recipe(
+            folder, f"{name}-{travel}", [*f"{RUN} {way} strategy.travel={travel}".split(), f"data.path={folder}/data"]
+        )
         for name, way in WAYS.items()
         for travel in ("weights", "bf16")
-    ]
-    (folder / "cases.json").write_text(json.dumps(cases))
+    }
+    (folder / "recipes.pickle").write_bytes(pickle.dumps(recipes))
     together(SCRIPT, folder, processes=2)
     return folder, json.loads((folder / "handed-0.json").read_text())
 

@@ -1,19 +1,19 @@
 """What the test of travelling numbers runs on each rank: trainings one after the other, and what they hand over.
 
-travel_ranks.py FOLDER: reads from FOLDER/cases.json pairs of a name and overrides, trains them in turn, each into
-FOLDER/name, and writes for each the bytes of gradients, weights and positions that were handed to each collective, by
-dtype, to FOLDER/handed-RANK.json.
+travel_ranks.py FOLDER: trains by each config in FOLDER/recipes.pickle in turn, and writes for each, by its name, the
+bytes of gradients, weights and positions that were handed to each collective, by dtype, to FOLDER/handed-RANK.json.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from collections import Counter
 from pathlib import Path
 
 import torch
-from mesh_runs import train
+from mesh_runs import follow
 
 from groundup.core import ranks
 
@@ -51,9 +51,9 @@ if __name__ == "__main__":
         for name in names:
             if hasattr(torch.distributed, name):
                 spied(kind, name, handed)
-    for name, overrides in json.loads((folder / "cases.json").read_text()):
+    for name, recipe in pickle.loads((folder / "recipes.pickle").read_bytes()).items():
         handed.clear()
-        train(folder, [(name, overrides)])
+        follow(recipe)
         found[name] = dict(handed)
     (folder / f"handed-{ranks.rank()}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()

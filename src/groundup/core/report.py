@@ -246,7 +246,11 @@ def curve_png(path: Path, panels: Sequence[Panel], x_label: str, title: str = ""
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # A character no installed font has is drawn as a box; a run must not stop or complain for that.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(10.0, 0.4 + 3.0 * rows), dpi=180, layout="constrained")
+        tall = 0.4 + 3.0 * rows
+        figure = Figure(figsize=(10.0, tall), dpi=180)
+        # In inches, as text is; a layout that measures all it draws takes as long again as the drawing.
+        top = 1 - (0.6 if title else 0.4) / tall
+        figure.subplots_adjust(left=0.07, right=0.98, bottom=0.5 / tall, top=top, wspace=0.16, hspace=0.35)
         canvas = FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for panel, ax in zip(panels, axes, strict=False):

@@ -43,18 +43,23 @@ def gather(accelerator: str, plugins: Iterable[str] = ()) -> Environment:
         accelerator: "cpu", "cuda" or "mps".
         plugins: modules that are part of the code.
     """
-    packages = {found.name.lower(): found.version for found in distributions() if found.name}
     return {
         "code": {
             "digest": code_digest(plugins),
             "commit": _git("rev-parse", "HEAD").strip() or "none",
             "changes": _changes(),
         },
-        "packages": dict(sorted(packages.items())),
+        "packages": dict(_packages()),
         "python": {"version": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"},
         "driver": _driver(accelerator),
         "hardware": _hardware(accelerator),
     }
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    """All that is installed, with versions; read once, for hundreds of files say so."""
+    return dict(sorted((found.name.lower(), found.version) for found in distributions() if found.name))
 
 
 def summary(accelerator: str) -> dict[str, str]:

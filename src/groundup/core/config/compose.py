@@ -15,6 +15,9 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # it ships no types
 from groundup.core.config.schema import groups
 from groundup.core.errors import ConfigError, nearest
 
+_STORED: dict[tuple[str, str], type] = {}
+"""What Hydra has already: it makes a config of all that it is given."""
+
 
 def store() -> None:
     """Make every registered kind an option of its Hydra group.
@@ -25,6 +28,9 @@ def store() -> None:
     hydra_store = ConfigStore.instance()
     for entry in groups().values():
         for kind, cls in entry.kinds.items():
+            if _STORED.get((entry.name, kind)) is cls:
+                continue
+            _STORED[entry.name, kind] = cls
             if entry.name == "verb":
                 hydra_store.store(name=f"_{kind}_", node=cls)
             else:
