@@ -17,7 +17,7 @@ from groundup.data.config import Shards
 SGD = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.rate=0.1"]
 OUTER = ["strategy=local_sgd", "strategy.every=4", "optimizer=adamw", "optimizer.rate=1e-3"]
 MEET = ["strategy=local_sgd", "strategy.every=1", "strategy.outer_rate=1", "strategy.outer_momentum=0"]
-QUIET = ["trainer.validate_every=null", "callback.checkpoint.every=null", *SGD]
+QUIET = ["trainer.validate_every=null", "callback.checkpoint.every=null", "stop_steps=40", *SGD]
 EVERY_20 = ["strategy=local_sgd", "strategy.every=20"]
 
 
@@ -25,17 +25,17 @@ EVERY_20 = ["strategy=local_sgd", "strategy.every=20"]
 def two(tiny):
     """The runs of two workers, and the bytes that each handed to all-reduce."""
     runs = [
-        tiny.overrides("together", 40, "strategy=ddp", *QUIET),
-        tiny.overrides("apart", 40, *EVERY_20, *QUIET),
-        tiny.overrides("rounded", 40, *EVERY_20, "strategy.travel=bf16", *QUIET),
-        tiny.overrides("meeting", 6, *MEET, *SGD),
+        tiny.overrides("together", 41, "strategy=ddp", *QUIET),
+        tiny.overrides("apart", 41, *EVERY_20, *QUIET),
+        tiny.overrides("rounded", 41, *EVERY_20, "strategy.travel=bf16", *QUIET),
+        tiny.overrides("meeting", 7, *MEET, *SGD, "stop_steps=6"),
         tiny.overrides("outer", 10, *OUTER),
         tiny.overrides("stopped", 10, *OUTER, "stop_steps=6"),
         tiny.overrides("stopped", 10, *OUTER),
         tiny.overrides("fewer", 10, *OUTER, "stop_steps=6"),
     ]
     travelled = tiny.together(2, *runs)
-    tiny.train("alone", 6, "strategy=single", *SGD)
+    tiny.train("alone", 7, "strategy=single", *SGD, "stop_steps=6")
     return tiny, travelled
 
 
@@ -134,7 +134,7 @@ def test_what_travels_is_counted_and_at_most_an_eighteenth_of_what_gradients_tak
     logged = tiny.rows("apart")
     assert logged["outer/bytes"] == {20: size, 40: size}
     assert logged["outer/total_bytes"] == {20: size, 40: 2 * size}
-    measuring = apart - 2 * size  # of the finished weights, and what ranks tell each other at saves, the same in all
+    measuring = apart - 2 * size  # what ranks tell each other at saves, the same in all
     assert 0 <= measuring < 0.01 * size
     assert together - measuring >= 40 * size
     assert 18 * (apart - measuring) <= together - measuring
