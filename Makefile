@@ -47,7 +47,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --durations=25
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --durations=25
 
 proof: $(VENV)/.dev $(if $(filter quality,$(PART)),$(BENCH)/.done)
 	$(BIN)/python tests/proofs/run.py $(PART)

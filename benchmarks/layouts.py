@@ -41,11 +41,11 @@ STEPS, ROWS, TOGETHER, CONTEXT = 20, 8, 2, 32
 """Steps of a run; windows of a step and of a micro-batch where nothing else is said; tokens of a window."""
 
 NETWORKS: dict[str, list[str]] = {
-    "gpt2": ["model=gpt2-124m", "model.layers=8", "model.width=16", "model.heads=2"],
-    "neox": ["model=gpt-neox-20b", "model.layers=8", "model.width=16", "model.heads=2"],
+    "gpt2": ["model=gpt2-124m", "model.layers=4", "model.width=16", "model.heads=2"],
+    "neox": ["model=gpt-neox-20b", "model.layers=4", "model.width=16", "model.heads=2"],
     "llama": [
         "model=llama3-8b",
-        "model.layers=8",
+        "model.layers=4",
         "model.width=16",
         "model.heads=4",
         "model.kv_heads=2",
@@ -53,7 +53,7 @@ NETWORKS: dict[str, list[str]] = {
     ],
     "mixtral": ["model=mixtral-8x7b", "model.layers=2", "model.width=16", "model.heads=4", "model.kv_heads=2"],
     "t5": ["model=t5-small", "model.layers=2", "model.encoder_layers=2", "model.width=16", "model.heads=2"],
-    "nano": ["model.layers=8", "model.width=16", "model.heads=2"],
+    "nano": ["model.layers=4", "model.width=16", "model.heads=2"],
 }
 """Small networks of each family, as overrides."""
 
@@ -79,6 +79,7 @@ class Layout:
         overrides: of the run.
         networks: that can be spread so.
         precision: of weights and sums.
+        beside: the layout it is compared with.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Layout:
     overrides: tuple[str, ...]
     networks: tuple[str, ...] = ALL
     precision: str = "fp64"
+    beside: str = "single"
 
     @property
     def visible(self) -> bool:
@@ -94,21 +96,24 @@ class Layout:
 
 
 def layouts(named: str | None = None) -> list[Layout]:
-    """Every layout of the table, or those that have a text in their name, behind the one they are compared with."""
-    single = Layout("single", 1, ("strategy=single",))
-    wanted = [layout for layout in spread() if named is None or named in layout.name or layout.name == "single, fp32"]
-    return [single, *wanted]
+    """Every layout of the table, or those that have a text in their name, and what they are compared with."""
+    every = [Layout("single", 1, ("strategy=single",)), *spread()]
+    wanted = {layout.beside for layout in every if named is None or named in layout.name}
+    return [one for one in every if one.name in wanted or named is None or named in one.name]
 
 
 def spread() -> list[Layout]:
     """Every other way to run the same."""
     made = [Layout(f"single, micro-batches {ROWS // r}x{r}", 1, (f"data.micro_batch={r}",)) for r in (1, 8)]
+    deep = "model.layers=8"  # two stages on each of four ranks
+    made.append(Layout("single, 8 layers", 1, ("strategy=single", deep), DECODERS, beside="single, 8 layers"))
     for world in (2, 4):
         made.append(Layout(f"ddp {world}", world, ("strategy=ddp",)))
         made.append(Layout(f"fsdp {world}", world, ("strategy=fsdp",)))
         for schedule in ("gpipe", "1f1b", "interleaved", "zero_bubble", "zero_bubble_v"):
             way = ("strategy=pipeline", f"strategy.schedule={schedule}")
-            made.append(Layout(f"pipeline {world}, {schedule}", world, way, DECODERS))
+            way, beside = (way, "single") if world == 2 else ((*way, deep), "single, 8 layers")
+            made.append(Layout(f"pipeline {world}, {schedule}", world, way, DECODERS, beside=beside))
     for rows in (1, 4):
         cut = f"micro-batches {ROWS // rows}x{rows}"
         made += [
@@ -144,10 +149,11 @@ def spread() -> list[Layout]:
 
 def deepspeed() -> list[Layout]:
     """ZeRO in every stage, and what it is compared with; weights of the third are cut however small they are."""
-    made = [Layout("single, fp32", 1, ("strategy=single",), precision="fp32")]
+    fp32 = {"precision": "fp32", "beside": "single, fp32"}
+    made = [Layout("single, fp32", 1, ("strategy=single",), **fp32)]
     for stage in (1, 2, 3):
         way = ("strategy=deepspeed", f"strategy.stage={stage}", "strategy.whole_below=0", "strategy.bucket_megabytes=1")
-        made.append(Layout(f"deepspeed 2, stage {stage}", 2, way, precision="fp32"))
+        made.append(Layout(f"deepspeed 2, stage {stage}", 2, way, **fp32))
     return made
 
 
@@ -220,7 +226,7 @@ class Table:
     Attributes:
         folder: with the data, where the runs go.
         networks: their families.
-        layouts: the first is what the others are compared with.
+        layouts: also those that others are compared with.
         steps: of each run.
     """
 
@@ -251,7 +257,7 @@ class Table:
                 continue
             self.launch(world, [*arguments, *(["--crossing"] if crossing else [])])
             for run in runs:
-                single = next(layout for layout in self.layouts if layout.precision == run.layout.precision)
+                single = next(layout for layout in self.layouts if layout.name == run.layout.beside)
                 alone = Run(run.network, run.layout if run.source == run.layout else single)
                 row = compared(self.folder, run, alone, self.steps - self.steps // 2 if crossing else self.steps)
                 looked_at = run.layout.visible and not crossing

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import socket
 import struct
 import sys
 from collections.abc import Iterator
 
 import pytest
+
+# Before anybody imports torch: with more, tests that run side by side wait for each other's threads, and sums differ.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 0x1
 

@@ -138,8 +138,8 @@ def composed(verb: str, overrides: list[str]) -> Any:
         return instantiate(compose(verb, overrides=overrides))
 
 
-def draw(number: int, fixed: Mapping[str, str] | None = None) -> list[str]:
-    """The first valid combination of a number's stream, in which some choices are fixed."""
+def draw(number: int, fixed: Mapping[str, str] | None = None) -> tuple[list[str], Train]:
+    """The first valid combination of a number's stream, in which some choices are fixed, and its config."""
     stream = random.Random(number)
     while True:
         drawn = dict(
@@ -147,10 +147,9 @@ def draw(number: int, fixed: Mapping[str, str] | None = None) -> list[str]:
         )  # what comes later, with a space, wins
         overrides = [f"{key}={value}" for key, value in drawn.items()]
         try:
-            composed("train", [*COMMON, *overrides, "data.batch_tokens=256"])
+            return overrides, composed("train", [*COMMON, *overrides, "data.batch_tokens=256"])
         except ConfigError:
             continue
-        return overrides
 
 
 def _drawn(stream: random.Random, fixed: Mapping[str, str]) -> list[str]:
@@ -163,10 +162,8 @@ def _drawn(stream: random.Random, fixed: Mapping[str, str]) -> list[str]:
 @pytest.mark.parametrize("number", range(50))
 def test_a_random_valid_combination_trains_two_steps(number: int, data: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    overrides = draw(number)
-    config: Train = composed(
-        "train", [*COMMON, *overrides, "data.batch_tokens=256", f"data.path={data}", f"runs={tmp_path}"]
-    )
+    _, config = draw(number)
+    config.data.path, config.runs = str(data), str(tmp_path)
     config.check()
     config.run()
     assert [checkpoint.step_of(path) for path in checkpoint.listed(config.folder())] == [2]
@@ -188,7 +185,7 @@ def refusal(way: str, world: int, config: Train) -> ConfigError | None:
 def test_a_random_combination_can_be_spread_or_is_refused_in_a_line() -> None:
     """Copies that do not divide the ranks are always refused."""
     for number in range(8):
-        config = composed("train", [*COMMON, *draw(number), "data.batch_tokens=256"])
+        _, config = draw(number)
         for way, world in SPREAD.items():
             error = refusal(way, world, config)
             assert error is None or (error.where and error.what and error.remedy and "\n" not in str(error))
@@ -201,8 +198,8 @@ def test_a_random_combination_trains_two_steps_on_two_ranks_in_every_way(data: P
     cases = []
     for place, way in enumerate(ways):
         for number in itertools.count(place, len(ways)):
-            overrides = draw(number, FIT)
-            if refusal(way, 2, composed("train", [*COMMON, *overrides, "data.batch_tokens=256"])) is None:
+            overrides, config = draw(number, FIT)
+            if refusal(way, 2, config) is None:
                 break
         spread = [word for word in overrides if not word.startswith("strategy=")] + f"strategy={way}".split()
         cases.append([*COMMON, *spread, "data.batch_tokens=256", f"data.path={data}", f"runs={tmp_path / str(place)}"])
@@ -213,13 +210,18 @@ def test_a_random_combination_trains_two_steps_on_two_ranks_in_every_way(data: P
         assert [checkpoint.step_of(path) for path in checkpoint.listed(folder)] == [2], way
 
 
+def options(group: str) -> list[str]:
+    """The kinds and presets of a group."""
+    return sorted({*groups()[group].kinds, *(path.stem for path in (CONF / group).glob("*.yaml"))})
+
+
 def test_every_preset_and_kind_of_every_group_composes() -> None:
+    """Those of models are built as well, by the next test."""
     composed("train", [])
     for name, entry in groups().items():
-        if name in ("verb", "change") or name not in Train.__dataclass_fields__:
+        if name in ("verb", "change", "model") or name not in Train.__dataclass_fields__:
             continue
-        presets = {path.stem for path in (CONF / name).glob("*.yaml")}
-        for option in sorted({*entry.kinds, *presets}):
+        for option in options(name):
             made = composed("train", [f"{name}=[{option}]" if entry.many else f"{name}={option}"])
             assert getattr(made, name) is not None
     for group in ("experiment", "debug"):
@@ -227,14 +229,15 @@ def test_every_preset_and_kind_of_every_group_composes() -> None:
             composed("train", [f"{group}={path.stem}"])
 
 
-def test_every_model_preset_builds_on_the_meta_device_with_the_parameters_it_counts() -> None:
-    for path in (CONF / "model").glob("*.yaml"):
-        config = composed("train", [f"model={path.stem}"]).model
-        config.vocabulary = config.vocabulary or 4096
-        config.context = config.context or 256
-        with torch.device("meta"):
-            net = config.build()
-        assert sum(parameter.numel() for parameter in net.parameters()) == config.parameters()["total"]
+def test_every_model_builds_on_the_meta_device_with_the_parameters_it_counts() -> None:
+    for option in options("model"):
+        config = composed("train", [f"model={option}"]).model
+        if (CONF / "model" / f"{option}.yaml").exists():
+            config.vocabulary = config.vocabulary or 4096
+            config.context = config.context or 256
+            with torch.device("meta"):
+                net = config.build()
+            assert sum(parameter.numel() for parameter in net.parameters()) == config.parameters()["total"]
 
 
 def test_every_schedule_starts_above_zero_and_stays_within_one() -> None:

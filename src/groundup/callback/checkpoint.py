@@ -219,7 +219,7 @@ class Checkpoint(lightning.Callback):
         if progress != module.progress:
             raise CheckpointError(str(folder), f"stands at {progress}, not {module.progress}", "start with fresh=true")
         self.scores = {int(key): float(value) for key, value in values["scores"].items()}
-        described = files.described(folder)
+        described = files.Saved(folder).kinds
         saved = read_json(folder / HASHES) if (folder / HASHES).exists() else {}
         room = Room(trainer, module, described, str(folder))
         files.read_into(room.tensors, folder, alone=trainer.world_size == 1)

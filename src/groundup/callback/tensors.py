@@ -125,27 +125,46 @@ def read_into(tensors: Mapping[str, Tensor], folder: Path, alone: bool) -> None:
         load(dict(tensors), checkpoint_id=folder, no_dist=alone)
 
 
-def described(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every tensor in a folder."""
-    saved = FileSystemReader(folder).read_metadata().state_dict_metadata
-    return {
-        name: (tuple(entry.size), entry.properties.dtype)
-        for name, entry in saved.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
+class Saved:
+    """The tensors of a folder, of which any can be read.
+
+    Torch's index is read once, however often tensors are asked for: of a large model it has an entry for each tensor's
+    piece on each rank.
+
+    Attributes:
+        kinds: shape and dtype of every tensor.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._reader = _IndexOnce(folder)
+        self.kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            name: (tuple(entry.size), entry.properties.dtype)
+            for name, entry in self._reader.read_metadata().state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors of these names, whole and on the CPU."""
+        tensors = {name: torch.empty(self.kinds[name][0], dtype=self.kinds[name][1]) for name in names}
+        with _quiet():
+            load(dict(tensors), storage_reader=self._reader, no_dist=True)
+        return tensors
 
 
-def read_some(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of these names, whole and on the CPU."""
-    kinds = described(folder)
-    tensors = {name: torch.empty(kinds[name][0], dtype=kinds[name][1]) for name in names}
-    read_into(tensors, folder, alone=True)
-    return tensors
+class _IndexOnce(FileSystemReader):
+    _index: Metadata | None = None
+
+    @override
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._index is None:
+            self._index = super().read_metadata(*args, **kwargs)
+        return self._index
 
 
 def read_all(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder, whole and on the CPU."""
-    return read_some(folder, described(folder))
+    saved = Saved(folder)
+    return saved.read(saved.kinds)
 
 
 def hashes(tensors: Mapping[str, Tensor]) -> Hashes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groundup.callback.contents import CALLBACK
-from groundup.callback.tensors import described, read_into, read_some
+from groundup.callback.tensors import Saved, read_into
 from groundup.core.files import storage_error
 from groundup.model import task_head
 from groundup.model.load import expect, write
@@ -34,7 +34,8 @@ def export(checkpoint: Path, model: Any, tokenizer: Path, folder: Path) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    saved = _saved(checkpoint)
+    tensors = Saved(checkpoint)
+    saved = _saved(tensors)
     kinds = {name: (dtype, torch.Size(shape)) for name, (_, shape, dtype) in saved.items()}
     with torch.device("meta"):
         wanted = {name: tensor.shape for name, tensor in model.build().state_dict().items()}
@@ -43,7 +44,7 @@ def export(checkpoint: Path, model: Any, tokenizer: Path, folder: Path) -> None:
         model = replace(model, init_from=None, init_hash=None)  # where it began is the run's story
 
     def read(name: str) -> Tensor:
-        return read_some(checkpoint, [saved[name][0]])[saved[name][0]]
+        return tensors.read([saved[name][0]])[saved[name][0]]
 
     write(model, folder, kinds, read)
     if tokenizer.resolve() != (folder / "tokenizer").resolve():
@@ -65,9 +66,10 @@ def weights_of(checkpoint: Path, name: str = "model") -> dict[str, Tensor]:
         checkpoint: a verified `step-N` folder.
         name: of the net.
     """
-    saved = {key: there for key, (there, _, _) in _saved(checkpoint, name).items()}
-    tensors = read_some(checkpoint, saved.values())
-    return {key: tensors[there] for key, there in saved.items()}
+    tensors = Saved(checkpoint)
+    saved = {key: there for key, (there, _, _) in _saved(tensors, name).items()}
+    found = tensors.read(saved.values())
+    return {key: found[there] for key, there in saved.items()}
 
 
 def fill_from(checkpoint: Path, net: Any, alone: bool) -> None:
@@ -81,17 +83,17 @@ def fill_from(checkpoint: Path, net: Any, alone: bool) -> None:
     Raises:
         CheckpointError: the weights are another net's.
     """
-    saved, targets = _saved(checkpoint), net.state_dict()
+    saved, targets = _saved(Saved(checkpoint)), net.state_dict()
     found = {name: torch.Size(shape) for name, (_, shape, _) in saved.items()}
     expect(found, {name: target.shape for name, target in targets.items()}, checkpoint)
     read_into({saved[name][0]: target for name, target in targets.items()}, checkpoint, alone)
 
 
-def _saved(checkpoint: Path, name: str = "model") -> dict[str, tuple[str, tuple[int, ...], torch.dtype]]:
+def _saved(tensors: Saved, name: str = "model") -> dict[str, tuple[str, tuple[int, ...], torch.dtype]]:
     """For each of a net's names that of the tensor in the checkpoint, with its shape and dtype."""
     found = {}
     for prefix in (f"{NETS}{name}.", f"{CALLBACK}ema/{name}."):  # what comes later wins
-        for there, (shape, dtype) in described(checkpoint).items():
+        for there, (shape, dtype) in tensors.kinds.items():
             if there.startswith(prefix):
                 found[there.removeprefix(prefix)] = (there, shape, dtype)
     return found
