@@ -2,7 +2,7 @@
 
 All in float64 but DeepSpeed's, which sums in fp32: those are compared with one process in fp32, where 1e-4 is the bar.
 
-    python benchmarks/layouts.py                     # every network in every layout, about half an hour on two cores
+    python benchmarks/layouts.py                     # every network in every layout, a quarter of an hour on two cores
     python benchmarks/layouts.py --world 2 --network llama
     python benchmarks/layouts.py --cross             # some layouts, and each gone on with from the middle in each
     python benchmarks/layouts.py --layout "mesh 2x1x2" --network gpt2
