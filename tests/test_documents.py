@@ -136,7 +136,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcomes(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     """Every command run once, two at a time; the first trains the model that others evaluate.
 
-    Those of the README start as they stand there, those of other pages from a process that has imported what they need.
+    Each program's first in the README starts as it stands there, others from a process that has imported what they need.
     """
     data = place / "data" / "embedded"
     first = execute(
@@ -147,7 +147,8 @@ def outcomes(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     done = {FINISHED: execute(shortened(FINISHED, place / "job-0", data, runs), place)}
     jobs = [command for command in RUN if not command.startswith("make")]
     lines = [shortened(command, place / f"job-{number}", data, runs) for number, command in enumerate(jobs, 1)]
-    forked = [command not in commands(ENGLISH, "bash") for command in jobs]
+    firsts = {shlex.split(command)[1]: command for command in reversed(commands(ENGLISH, "bash"))}
+    forked = [command not in firsts.values() for command in jobs]
     with ThreadPoolExecutor(2) as pool:
         return done | dict(zip(jobs, pool.map(execute, lines, [place] * len(jobs), forked), strict=True))
 
