@@ -136,7 +136,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcomes(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     """Every command run once, two at a time; the first trains the model that others evaluate.
 
-    Each program's first in the README starts as it stands there, others from a process that has imported what they need.
+    Each program's first in the README starts as it stands there, others from a process that has imported all they need.
     """
     data = place / "data" / "embedded"
     first = execute(
