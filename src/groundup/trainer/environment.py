@@ -59,7 +59,7 @@ def gather(accelerator: str, plugins: Iterable[str] = ()) -> Environment:
 @functools.cache
 def _packages() -> dict[str, str]:
     """All that is installed, with versions; read once, for hundreds of files say so."""
-    return dict(sorted((found.name.lower(), found.version) for found in distributions() if found.name))
+    return dict(sorted({found.name.lower(): found.version for found in distributions() if found.name}.items()))
 
 
 def summary(accelerator: str) -> dict[str, str]:
