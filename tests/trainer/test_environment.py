@@ -10,6 +10,7 @@ import torch
 
 from groundup.core.config import from_dict
 from groundup.core.errors import CheckpointError, ConfigError
+from groundup.trainer import config as _  # noqa: F401  # registers the kinds
 from groundup.trainer import environment
 
 
