@@ -278,18 +278,14 @@ class Table:
 
     def one_rank(self, crossing: bool) -> None:
         """What a process of a torchrun does."""
-        from hydra import compose, initialize_config_dir
-
         from groundup.core import ranks
-        from groundup.core.config.compose import instantiate, store
+        from groundup.core.config.compose import composed
 
-        store()
-        with initialize_config_dir(str(peers.ROOT / "conf"), version_base="1.3"):
-            for run in self.runs(ranks.world(), crossing):
-                print(f"{run.network}, {run.place(self.folder).name}", flush=True)
-                config = instantiate(compose("train", overrides=overrides(self.folder, run, self.steps)))
-                config.check()
-                config.run()
+        for run in self.runs(ranks.world(), crossing):
+            print(f"{run.network}, {run.place(self.folder).name}", flush=True)
+            config = composed(peers.ROOT / "conf", "train", *overrides(self.folder, run, self.steps))
+            config.check()
+            config.run()
         import torch
 
         if torch.distributed.is_initialized():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -9,8 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "quality.py"
+sys.path.insert(0, str(SCRIPT.parent))
+import quality  # noqa: E402
+
+sys.path.remove(str(SCRIPT.parent))
 
 
 def run(*arguments: str) -> list[dict[str, object]]:
@@ -37,7 +44,7 @@ def test_each_recipe_runs_or_names_its_absent_peer_and_a_finished_run_is_not_don
     assert here or {"benchmark": "quality", "recipe": "pythia", "skipped": "litgpt is not installed"} in lines
     ratio = next(line for line in lines if line.get("figure") == "default / gpt2")
     assert ratio["value"] == round(rows[0]["bits_per_byte"] / rows[1]["bits_per_byte"], 4)
-    assert "bar" not in ratio, "a tiny run, or of another text, proves nothing"
+    assert "bar" not in ratio, "a tiny run proves nothing"
 
     before = record.read_bytes()
     again = run(*place, "--resume", "--recipes", "default", "gpt2")
@@ -48,3 +55,15 @@ def test_each_recipe_runs_or_names_its_absent_peer_and_a_finished_run_is_not_don
     (added,) = [json.loads(line) for line in record.read_text().splitlines()][len(rows) :]
     assert (added["recipe"], added["choice"]) == (rows[1]["recipe"], rows[1]["choice"])
     assert added["seed"] > 1000
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+@pytest.mark.parametrize("source", ["bible", "topics"])
+def test_only_a_whole_run_of_the_text_of_the_bar_is_held_to_it(source: str, tiny: bool, capsys) -> None:
+    row = {"training_seconds": 1.0, "choice": {}, "model": {}}
+    final = {"default": [{**row, "bits_per_byte": 0.9}], "gpt2": [{**row, "bits_per_byte": 1.0}]}
+    quality.report(final, argparse.Namespace(source=source, tiny=tiny))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (ratio,) = [line for line in lines if line["figure"] == "default / gpt2"]
+    assert ratio["value"] == 0.9
+    assert ("bar" in ratio, ratio.get("holds")) == ((True, True) if source == "bible" and not tiny else (False, None))

@@ -68,9 +68,10 @@ def test_two_ranks_say_what_the_whole_net_says_and_have_its_gradients(two, case,
     assert_near(two["nets"], f"{case} sequence={sequence}")
 
 
+@pytest.mark.parametrize("sequence", [False, True])
 @pytest.mark.parametrize("case", ["llama", "narrow", "experts", "t5"])
-def test_four_ranks_do_too_also_with_fewer_groups_of_keys_and_values(four, case):
-    assert_near(four["four"], f"{case} sequence=True")
+def test_four_ranks_do_too_also_with_fewer_groups_of_keys_and_values(four, case, sequence):
+    assert_near(four["four"], f"{case} sequence={sequence}")
 
 
 @pytest.mark.parametrize("case", ranks.UNDIVIDED)

@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 from processes import together
 
 from groundup.core import checkpoint
-from groundup.core.config import from_dict, groups
-from groundup.core.config.compose import instantiate, store
+from groundup.core.config import compose, from_dict, groups
 from groundup.core.errors import ConfigError
 from groundup.core.progress import Progress
 from groundup.verb.train import Train
@@ -133,9 +131,7 @@ CHOICES: dict[str, list[str]] = {
 
 def composed(verb: str, overrides: list[str]) -> Any:
     """The verb's config as the command line would compose it."""
-    store()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose(verb, overrides=overrides))
+    return compose.composed(CONF, verb, *overrides)
 
 
 def draw(number: int, fixed: Mapping[str, str] | None = None) -> tuple[list[str], Train]:
